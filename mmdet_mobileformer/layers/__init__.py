@@ -1,0 +1,32 @@
+"""Building blocks of the backbone and the head; they need torch alone."""
+
+from .attention import Former, FormerToMobile, MobileToFormer
+from .blocks import (
+    ConvBN,
+    DownsampleBlock,
+    LiteBottleneck,
+    MobileBlock,
+    MobileFormerBlock,
+    channel_shuffle,
+    stride2_mask,
+    zero_padding,
+)
+from .drop import DropPath
+from .dynamic_relu import DynamicReLU, token_mixture
+
+__all__ = [
+    "ConvBN",
+    "DownsampleBlock",
+    "DropPath",
+    "DynamicReLU",
+    "Former",
+    "FormerToMobile",
+    "LiteBottleneck",
+    "MobileBlock",
+    "MobileFormerBlock",
+    "MobileToFormer",
+    "stride2_mask",
+    "channel_shuffle",
+    "token_mixture",
+    "zero_padding",
+]

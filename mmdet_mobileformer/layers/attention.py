@@ -1,0 +1,193 @@
+"""Former and the two bridges (paper section 3.2), shared by the backbone and the head.
+
+The backbone calls them without positions. The head of E2E-MF (reconstructed) adds the position of
+the queries (``query_pos``) and of the features (``pos``) where they are queries or keys, never to
+values.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .drop import DropPath
+
+
+def _add(x: Tensor, pos: Tensor | None) -> Tensor:
+    return x if pos is None else x + pos
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, C) to (N, heads, L, C/heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """(N, heads, L, c) to (N, L, heads*c)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _map_to_heads(x: Tensor, heads: int) -> Tensor:
+    """Feature map (N, C, H, W) to (N, heads, C/heads, H*W)."""
+    return x.flatten(2).unflatten(1, (heads, -1))
+
+
+class MobileToFormer(nn.Module):
+    """Mobile→Former: tokens gather from the feature map.
+
+    Keys and values are the raw features; the tokens are projected to queries, the attended vector
+    is gated by the tokens, projected back and added to them, then LayerNorm (post-norm).
+
+    Args:
+        channels: Channels C of the features.
+        token_dim: Width d of a token.
+        num_heads: Heads; 2 in the backbone, 8 in the head.
+        dropout: Dropout of the residual branch.
+        drop_path: Probability of dropping the residual branch per sample.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        token_dim: int,
+        num_heads: int = 2,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads) ** -0.5
+        self.query = nn.Linear(token_dim, channels)
+        self.gate = nn.Linear(token_dim, channels)
+        self.out = nn.Linear(channels, token_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm = nn.LayerNorm(token_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        pos: Tensor | None = None,
+        query_pos: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let the tokens read the features.
+
+        Args:
+            x: Features (N, C, H, W).
+            tokens: (N, T, d).
+            mask: Padding mask (N, H, W), True where padded: such positions get no attention.
+            pos: Position of the features (N, C, H, W), added to the keys.
+            query_pos: Position of the tokens (N, T, d), added where they are queried by.
+
+        Returns:
+            New tokens (N, T, d) and the scaled logits (N, heads, T, H, W) before the softmax over
+            positions (unmasked), which the spatial-aware dynamic ReLU reads.
+        """
+        located = _add(tokens, query_pos)
+        query = _split_heads(self.query(located) * self.scale, self.num_heads)
+        logits = query @ _map_to_heads(_add(x, pos), self.num_heads)
+        scores = logits
+        if mask is not None:
+            scores = logits.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
+        attended = scores.softmax(dim=-1) @ _map_to_heads(x, self.num_heads).transpose(-1, -2)
+        gated = _merge_heads(attended) * (2 * F.hardsigmoid(self.gate(located)))
+        update = self.drop_path(self.dropout(self.out(gated)))
+        return self.norm(tokens + update), logits.unflatten(-1, x.shape[-2:])
+
+
+class Former(nn.Module):
+    """Former: self-attention among the tokens, then an FFN, both post-norm.
+
+    One projection for the queries; keys and values are the raw tokens.
+
+    Args:
+        token_dim: Width d of a token.
+        num_heads: Heads; 4 in the backbone, 8 in the head.
+        ffn_dim: Hidden width of the FFN (GELU).
+        dropout: Dropout of both residual branches and of the FFN's hidden layer.
+        drop_path: Probability of dropping the attention branch per sample; the FFN is kept.
+    """
+
+    def __init__(
+        self,
+        token_dim: int,
+        num_heads: int = 4,
+        ffn_dim: int = 384,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (token_dim // num_heads) ** -0.5
+        self.query = nn.Linear(token_dim, token_dim)
+        self.out = nn.Linear(token_dim, token_dim)
+        self.norm = nn.LayerNorm(token_dim)
+        self.fc1 = nn.Linear(token_dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, token_dim)
+        self.ffn_norm = nn.LayerNorm(token_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, query_pos: Tensor | None = None) -> Tensor:
+        """(N, T, d) to (N, T, d); ``query_pos`` (N, T, d) is added to queries and keys."""
+        located = _add(tokens, query_pos)
+        query = _split_heads(self.query(located) * self.scale, self.num_heads)
+        key = _split_heads(located, self.num_heads)
+        value = _split_heads(tokens, self.num_heads)
+        attended = (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
+        update = self.drop_path(self.dropout(self.out(_merge_heads(attended))))
+        tokens = self.norm(tokens + update)
+        hidden = self.dropout(F.gelu(self.fc1(tokens)))
+        return self.ffn_norm(tokens + self.dropout(self.fc2(hidden)))
+
+
+class FormerToMobile(nn.Module):
+    """Mobile←Former: the features read the tokens.
+
+    Queries are the raw features, keys and values two projections of the tokens; the result is added
+    to the features, without norm and without output projection.
+
+    Args:
+        channels: Channels C of the features.
+        token_dim: Width d of a token.
+        num_heads: Heads; 2 in the backbone, 8 in the head.
+        dropout: Dropout of the residual branch.
+        drop_path: Probability of dropping the residual branch per sample.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        token_dim: int,
+        num_heads: int = 2,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads) ** -0.5
+        self.key = nn.Linear(token_dim, channels)
+        self.value = nn.Linear(token_dim, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        pos: Tensor | None = None,
+        query_pos: Tensor | None = None,
+    ) -> Tensor:
+        """Features (N, C, H, W) and tokens (N, T, d) to features (N, C, H, W).
+
+        ``pos`` (N, C, H, W) is added to the features as queries, ``query_pos`` (N, T, d) to the
+        tokens as keys.
+        """
+        key = _split_heads(self.key(_add(tokens, query_pos)) * self.scale, self.num_heads)
+        value = _split_heads(self.value(tokens), self.num_heads)
+        logits = key @ _map_to_heads(_add(x, pos), self.num_heads)
+        attended = value.transpose(-1, -2) @ logits.softmax(dim=-2)
+        update = attended.flatten(1, 2).unflatten(-1, x.shape[-2:])
+        return x + self.drop_path(self.dropout(update))

@@ -1,0 +1,77 @@
+"""Dynamic ReLU, driven by the Former's tokens (paper section 3.3; spatial-aware form: section 5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def token_mixture(logits: Tensor, out_size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+    """Share of each token at each output position, for the spatial-aware dynamic ReLU.
+
+    Args:
+        logits: Scaled Mobile→Former logits before their softmax, (N, heads, T, H, W).
+        out_size: The block's output grid (H', W'); smaller than (H, W) in a stride-2 block.
+        mask: Padding mask of the input grid, (N, H, W), True where padded. Pooling windows then
+            average over their valid cells only.
+
+    Returns:
+        (N, T, H'*W'), summing to one over T.
+    """
+    logits = logits.mean(dim=1)
+    if out_size != tuple(logits.shape[-2:]):
+        if mask is None:
+            logits = F.adaptive_avg_pool2d(logits, out_size)
+        else:
+            valid = (~mask).unsqueeze(1).to(logits.dtype)
+            share = F.adaptive_avg_pool2d(valid, out_size)
+            pooled = F.adaptive_avg_pool2d(logits * valid, out_size)
+            # A window without any valid cell is itself padding: whatever finite value will do.
+            logits = pooled / share.clamp(min=1e-6)
+    return logits.flatten(2).softmax(dim=1)
+
+
+class DynamicReLU(nn.Module):
+    """``y = max(a1 * x, a2 * x)`` with slopes computed from tokens.
+
+    ``theta = hard_sigmoid(Linear(ReLU(Linear(z))))``, ``a1 = 2 * theta1`` in [0, 2] and
+    ``a2 = 2 * theta2 - 1`` in [-1, 1]; no intercepts. Starting weights near zero make it the plain
+    ReLU.
+
+    Args:
+        channels: Channels C of the features.
+        token_dim: Width d of a token.
+        reduction: Squeeze ratio of the hidden layer.
+    """
+
+    def __init__(self, channels: int, token_dim: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(token_dim, token_dim // reduction)
+        self.expand = nn.Linear(token_dim // reduction, 2 * channels)
+
+    def slopes(self, tokens: Tensor) -> Tensor:
+        """Slopes of each token: (N, T, d) to (N, T, 2C), a1 in the first C and a2 in the rest."""
+        theta = F.hardsigmoid(self.expand(F.relu(self.squeeze(tokens))))
+        a1, a2 = theta.chunk(2, dim=-1)
+        return torch.cat((2 * a1, 2 * a2 - 1), dim=-1)
+
+    def forward(self, x: Tensor, tokens: Tensor, mixture: Tensor | None = None) -> Tensor:
+        """Apply the activation.
+
+        Args:
+            x: Features (N, C, H, W).
+            tokens: Tokens after the Former, (N, T, d).
+            mixture: (N, T, H*W) of :func:`token_mixture` for the spatial-aware form; None for the
+                classification form, which reads the first token alone.
+
+        Returns:
+            (N, C, H, W).
+        """
+        if mixture is None:
+            slopes = self.slopes(tokens[:, :1]).transpose(1, 2).unsqueeze(-1)
+        else:
+            slopes = self.slopes(tokens).transpose(1, 2) @ mixture
+            slopes = slopes.unflatten(2, x.shape[-2:])
+        a1, a2 = slopes.chunk(2, dim=1)
+        return torch.maximum(a1 * x, a2 * x)

@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Train a detector: tools/train.py CONFIG [flags]. The flags are mmdet's, plus --data-root."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; sets LOCAL_RANK for launchers that give it as a flag."""
+    parser = argparse.ArgumentParser(description="Train a detector.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--work-dir", help="where logs and checkpoints go (default: work_dirs/CONFIG)"
+    )
+    parser.add_argument("--data-root", help="folder to read every data set and evaluator from")
+    parser.add_argument(
+        "--amp", action="store_true", help="mixed precision; on a CPU that is bfloat16"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the total batch size over auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from CHECKPOINT, or without a value from the latest one in the work dir",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help='override settings of the config; lists as key="[a,b]", no spaces',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="who started the processes; see dist_train.sh and slurm_train.sh",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Check everything, build the Runner and train."""
+    args = parse_args()
+    # Imported after parsing, so that --help and a mistyped flag answer at once.
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+    import mmdet_mobileformer  # noqa: F401  (registers the modules)
+    from mmdet_mobileformer.train.build import build_runner, train_config
+    from mmdet_mobileformer.train.errors import one_sentence_errors
+    from mmdet_mobileformer.train.launch import close_launcher
+    from mmdet_mobileformer.train.memory import keep_freed_memory
+
+    setup_cache_size_limit_of_dynamo()
+    keep_freed_memory()
+    with one_sentence_errors():
+        try:
+            build_runner(train_config(args)).train()
+        finally:
+            close_launcher()
+
+
+if __name__ == "__main__":
+    main()
