@@ -13,25 +13,29 @@ model = dict(
     bbox_head=dict(
         arch='52m',
         num_classes=6,
-        # Half the width and five blocks in place of nine: the pictures are small and simple.
+        # Half the width and four blocks in place of nine: the pictures are small and simple, with
+        # at most 15 objects. Without dropout: the training is too short to overfit.
         num_blocks=(2, 1, 1),
         embed_dims=128,
         query_ffn_dims=256,
         side_ffn_dims=512,
-        num_queries=50,
-        # Too short a training to overfit.
+        num_queries=30,
         dropout=0.0),
-    test_cfg=dict(max_per_img=50))
+    test_cfg=dict(max_per_img=30))
 
-max_epochs = 20
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+# Two processes of one thread each (tools/demo.py) do nearly twice the work of one with two threads.
+# They make a batch of 16.
+train_dataloader = dict(batch_size=8)
+max_epochs = 12
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
-    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0, decay_mult=1.0)}))
+    # One group of parameters and the fused optimizer: mmengine's paramwise settings would make a
+    # group of every parameter, whose steps take a quarter of the time of so small a model.
+    optimizer=dict(type='AdamW', lr=6e-4, weight_decay=1e-4, fused=True),
+    clip_grad=dict(max_norm=0.1, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -220,7 +220,7 @@ class MobileFormer(BaseModule):
             result: tuple[Tensor, Tensor] = block(x, tokens, mask)
             return result
 
-        def contexts() -> tuple[ContextManager[None], ContextManager[None]]:
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _frozen_statistics(block)
 
         result = checkpoint(block, x, tokens, mask, use_reentrant=False, context_fn=contexts)

@@ -14,7 +14,7 @@ from .head import padding_mask
 
 
 @MODELS.register_module()
-class E2EMF(SingleStageDetector):  # type: ignore[misc]
+class E2EMF(SingleStageDetector):
     """Single-stage detector that hands the padding mask to its backbone.
 
     Arguments, losses and predictions are those of mmdet's SingleStageDetector. The head,

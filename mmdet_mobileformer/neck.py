@@ -13,7 +13,7 @@ from .archs import get_arch
 
 
 @MODELS.register_module()
-class MobileFormerFPN(FPN):  # type: ignore[misc]
+class MobileFormerFPN(FPN):
     """mmdet's FPN with ``arch`` in place of hand-counted input channels.
 
     P6 is taken from P5's output, as the paper's counts show.

@@ -158,12 +158,8 @@ def overfit(
     register_all_modules(init_default_scope=True)
     keep_freed_memory()
     torch.manual_seed(seed)
-    batch, dataset = load_batch(data_root, image_ids, size)
-    ann_file = (
-        Path(data_root) / dataset.ann_file
-        if not Path(dataset.ann_file).is_file()
-        else (dataset.ann_file)
-    )
+    images, dataset = load_images(data_root, image_ids, size)
+    order = random.Random(seed)
     model = MODELS.build(overfit_model(arch)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, weight_decay=0.0)
     threads = torch.get_num_threads()

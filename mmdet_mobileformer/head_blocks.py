@@ -1,0 +1,178 @@
+"""What the head of E2E-MF is built of (arXiv 2108.05895v3; the layers are reconstructed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmdet.models.layers import DetrTransformerEncoderLayer
+from torch import Tensor, nn
+
+from .archs import BlockSpec
+from .layers import Former, FormerToMobile, LiteBottleneck, MobileToFormer, zero_padding
+
+
+class TransformerSide(DetrTransformerEncoderLayer):
+    """Feature side of an M-F+ block: a post-norm transformer encoder layer over the map.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads of the self-attention.
+        ffn_dims: Hidden width of the FFN (ReLU).
+        dropout: Dropout of both branches.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, ffn_dims: int, dropout: float) -> None:
+        super().__init__(
+            self_attn_cfg=dict(embed_dims=embed_dims, num_heads=num_heads, dropout=dropout),
+            ffn_cfg=dict(
+                embed_dims=embed_dims, feedforward_channels=ffn_dims, num_fcs=2, ffn_drop=dropout
+            ),
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None, pos: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W); ``pos`` (N or 1, C, H, W) goes to queries and keys."""
+        sequence = super().forward(
+            query=x.flatten(2).transpose(1, 2),
+            query_pos=pos.flatten(2).transpose(1, 2),
+            key_padding_mask=None if mask is None else mask.flatten(1),
+        )
+        out: Tensor = sequence.transpose(1, 2).unflatten(2, x.shape[-2:])
+        return out
+
+
+class LiteSide(LiteBottleneck):
+    """Feature side of an M-F- block: depthwise 3x3 that expands, ReLU, pointwise, residual.
+
+    Args:
+        embed_dims: Channels C.
+        expansion: Hidden channels as a multiple of C.
+    """
+
+    def __init__(self, embed_dims: int, expansion: int) -> None:
+        super().__init__(
+            embed_dims, BlockSpec("lite", (expansion,), embed_dims, 1), activation=F.relu
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None, pos: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, C, H, W) to (N, C, H, W); convolutions know where they are, so ``pos`` is unused."""
+        return super().forward(x, x, mask)[0]
+
+
+class E2EMFBlock(nn.Module):
+    """Mobile→Former, Former, feature side, Mobile←Former, then the queries' position adapts.
+
+    Args:
+        embed_dims: Width of features and queries.
+        num_heads: Heads of the bridges and the Former.
+        ffn_dims: Hidden width of the queries' FFN.
+        dropout: Dropout of the residual branches.
+        side: The feature side; None for a block whose features nothing reads.
+        adaptive: Whether the position is adapted, ``q^p += g(q^f)``, g a two-layer ReLU MLP.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        ffn_dims: int,
+        dropout: float,
+        side: nn.Module | None,
+        adaptive: bool,
+    ) -> None:
+        super().__init__()
+        self.mobile_to_former = MobileToFormer(embed_dims, embed_dims, num_heads, dropout)
+        self.former = Former(embed_dims, num_heads, ffn_dims, dropout)
+        self.mobile = side
+        self.former_to_mobile = (
+            None if side is None else FormerToMobile(embed_dims, embed_dims, num_heads, dropout)
+        )
+        self.adapt_position = (
+            nn.Sequential(
+                nn.Linear(embed_dims, embed_dims), nn.ReLU(), nn.Linear(embed_dims, embed_dims)
+            )
+            if adaptive
+            else None
+        )
+
+    def forward(
+        self, x: Tensor, content: Tensor, position: Tensor, mask: Tensor | None, pos: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the block.
+
+        Args:
+            x: Features (N, C, H, W).
+            content: q^f, (N, Q, C).
+            position: q^p, (N, Q, C).
+            mask: Padding mask (N, H, W), True where padded.
+            pos: Sine embedding of the features (N or 1, C, H, W).
+
+        Returns:
+            New features, content and position.
+        """
+        content, _ = self.mobile_to_former(x, content, mask, pos, position)
+        content = self.former(content, position)
+        if self.mobile is not None and self.former_to_mobile is not None:
+            x = self.mobile(x, mask, pos)
+            x = self.former_to_mobile(x, content, pos, position)
+        if self.adapt_position is not None:
+            position = position + self.adapt_position(content)
+        return x, content, position
+
+
+class HeadScale(nn.Module):
+    """One scale of the head: 1x1 projection, up-convolution from the coarser scale, blocks.
+
+    Args:
+        in_channels: Channels of the backbone's feature.
+        embed_dims: Width of the head.
+        blocks: The scale's blocks.
+        coarsest: Whether there is no coarser scale to come from.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, blocks: Sequence[E2EMFBlock], coarsest: bool
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.project = nn.Conv2d(in_channels, embed_dims, 1)
+        if not coarsest:
+            self.up_depthwise = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
+            self.up_pointwise = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.blocks = nn.ModuleList(blocks)
+
+    def enter(
+        self,
+        feature: Tensor,
+        mask: Tensor | None,
+        coarser: Tensor | None,
+        coarser_mask: Tensor | None,
+    ) -> Tensor:
+        """Bring the backbone's feature in and add the coarser map.
+
+        Args:
+            feature: The backbone's feature (N, C', H, W).
+            mask: Its padding mask (N, H, W), True where padded.
+            coarser: The coarser scale's map (N, C, h, w), or None at the coarsest.
+            coarser_mask: Its padding mask (N, h, w).
+
+        Returns:
+            (N, C, H, W).
+        """
+        x: Tensor = self.project(feature)
+        if coarser is None:
+            return x
+        up = _resize(coarser, (x.shape[-2], x.shape[-1]), coarser_mask)
+        up = self.up_depthwise(zero_padding(up, mask))
+        return x + self.up_pointwise(up)
+
+
+def _resize(x: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
+    """Bilinear resize that reads valid cells only, as if the padding were not there."""
+    if mask is None:
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    valid = (~mask).unsqueeze(1).to(x.dtype)
+    weight = F.interpolate(valid, size, mode="bilinear", align_corners=False)
+    return F.interpolate(x * valid, size, mode="bilinear", align_corners=False) / weight.clamp(
+        min=1e-6
+    )
