@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VPY := .venv/bin/python
 
 # What test-all and .ci/run run, in this order; each is a target below.
-PARTS := setup lint typecheck test test-slow test-distributed demo
+PARTS := setup lint typecheck test test-slow test-distributed
 
 .PHONY: help setup demo test test-slow test-distributed test-all lint typecheck gpu-smoke clean
 

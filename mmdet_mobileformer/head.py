@@ -67,6 +67,10 @@ class E2EMFHead(DETRHead):
             blocks use the learned one.
         closing: Whether a closing Mobile→Former reads the last map and the last prediction is made
             after it. Without it, what nothing would read is not built.
+        reference_points: Ours, not the paper's, and off by default: every query owns a point,
+            starting on a grid. Its position starts as the point's sine embedding, the bridges start
+            by looking there, and box centres are predicted relative to it. Adds two numbers per
+            query.
         dropout: Dropout of every residual branch in the head.
         loss_cls, loss_bbox, loss_iou: Losses; by default DETR's. ``bg_cls_weight`` of a softmax
             ``loss_cls`` is the weight of no-object.
@@ -94,6 +98,7 @@ class E2EMFHead(DETRHead):
         expansion: int = 4,
         position: str = "adaptive",
         closing: bool = True,
+        reference_points: bool = False,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
         loss_bbox: dict[str, Any] | None = None,
@@ -153,6 +158,29 @@ class E2EMFHead(DETRHead):
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
         self._reset_parameters()
+        self.reference_points: nn.Embedding | None = None
+        if reference_points:
+            self.reference_points = nn.Embedding(num_queries, 2)
+            self._look_at_grid(self.reference_points)
+
+    def _look_at_grid(self, points: nn.Embedding) -> None:
+        """Spread the points evenly and let the queries start by looking at theirs."""
+        rows = round(points.num_embeddings**0.5)
+        columns = -(-points.num_embeddings // rows)
+        index = torch.arange(points.num_embeddings)
+        y = (index // columns + 0.5) / -(-points.num_embeddings // columns)
+        x = (index % columns + 0.5) / columns
+        # The encoding of a fine map, read at the points, is that of the points.
+        size = 64
+        encoding = self.positional_encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]
+        with torch.no_grad():
+            points.weight.copy_(torch.stack((x, y), dim=1).logit())
+            self.query_embedding.weight.copy_(
+                encoding[:, (y * size).long(), (x * size).long()].transpose(0, 1)
+            )
+            for module in self.modules():
+                if isinstance(module, MobileToFormer):
+                    nn.init.eye_(module.query.weight)
 
     def _reset_parameters(self) -> None:
         """Xavier-uniform matrices as in DETR; depthwise kernels keep their input's variance."""
@@ -227,8 +255,11 @@ class E2EMFHead(DETRHead):
         with full:
             if states.dtype in (torch.bfloat16, torch.float16):
                 states = states.float()
-            logits, boxes = super().forward(states)
-        return logits, boxes
+            logits = self.fc_cls(states)
+            boxes = self.fc_reg(self.activate(self.reg_ffn(states)))
+            if self.reference_points is not None:
+                boxes = boxes + nn.functional.pad(self.reference_points.weight, (0, 2))
+        return logits, boxes.sigmoid()
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any]

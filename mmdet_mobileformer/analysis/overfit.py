@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +93,9 @@ def evaluate(
         samples = model.test_step(pseudo_collate(images))  # type: ignore[operator]
     model.train()
     metric.process({}, [sample.to_dict() for sample in samples])
-    kept = {sample.img_id for sample in samples}
-    result: dict[str, float] = _evaluate_on(metric, kept)
-    return result
-
-
-def _evaluate_on(metric: Any, image_ids: Iterable[int]) -> dict[str, float]:
-    """CocoMetric counts every image of its file; restrict it to those that were predicted."""
-    from mmdet.datasets.api_wrappers import COCO
-
-    coco = COCO(metric.ann_file)
-    kept = set(image_ids)
-    coco.dataset["images"] = [i for i in coco.dataset["images"] if i["id"] in kept]
-    coco.dataset["annotations"] = [a for a in coco.dataset["annotations"] if a["image_id"] in kept]
-    coco.createIndex()
-    metric._coco_api = coco
-    result: dict[str, float] = metric.evaluate(size=len(kept))
+    # CocoMetric would count every image of its file.
+    metric.img_ids = sorted(sample.img_id for sample in samples)
+    result: dict[str, float] = metric.evaluate(size=len(samples))
     return result
 
 
@@ -192,7 +179,7 @@ def overfit(
         iteration += 1
         if iteration % 50 == 0:
             report(
-                f"{used:5.1f} min  iter {iteration}  loss {float(total):.3f}  last: "
-                + "  ".join(f"{k} {float(losses[k]):.4f}" for k in losses if "." not in k)
+                f"{used:5.1f} min  iter {iteration}  loss {total.item():.3f}  last: "
+                + "  ".join(f"{k} {losses[k].item():.4f}" for k in losses if "." not in k)
             )
     return {**scores, "iterations": float(iteration), "minutes": used}
