@@ -8,6 +8,7 @@ _base_ = [
 pretrained = None
 
 model = dict(
+    type='E2EMFWithAuxiliary',
     # The smallest arch without grouped convolutions, which CPUs run slowly.
     backbone=dict(arch='52m'),
     bbox_head=dict(
@@ -20,7 +21,25 @@ model = dict(
         query_ffn_dims=256,
         side_ffn_dims=512,
         num_queries=30,
+        reference_points=True,
         dropout=0.0),
+    # In training only: a backbone from scratch learns little from 30 queries in so short a time.
+    aux_neck=dict(type='MobileFormerFPN', arch='52m', out_channels=64, num_outs=3),
+    aux_head=dict(
+        type='FCOSHead',
+        num_classes=6,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=1,
+        strides=(8, 16, 32),
+        regress_ranges=((-1, 24), (24, 48), (48, 1e8)),
+        center_sampling=True,
+        norm_on_bbox=True,
+        centerness_on_reg=True,
+        loss_cls=dict(
+            type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='GIoULoss', loss_weight=1.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)),
     test_cfg=dict(max_per_img=30))
 
 # Two processes of one thread each (tools/demo.py) do nearly twice the work of one with two threads.

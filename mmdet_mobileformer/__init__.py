@@ -26,6 +26,7 @@ try:
     from .detector import E2EMF
     from .head import E2EMFHead
     from .neck import MobileFormerFPN
+    from .train import auxiliary as _auxiliary
     from .train import hooks as _hooks  # noqa: F401
 except (ImportError, AssertionError) as error:
     # mmdet asserts its mmcv's version.
