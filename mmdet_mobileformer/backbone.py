@@ -47,22 +47,24 @@ def init_mobileformer(module: nn.Module) -> None:
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm as in training but without touching the running statistics.
+    """BatchNorm as in training but without changing the running statistics.
 
-    Activation checkpointing runs a block twice; only the first run may count.
+    Activation checkpointing runs a block twice; only the first run may count. A momentum of zero
+    leaves the statistics alone and saves the same tensors for the backward pass.
     """
     norms = [
-        m
-        for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
     ]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 class MobileFormer(BaseModule):

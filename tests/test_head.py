@@ -307,3 +307,20 @@ def test_the_head_works_on_another_backbone_and_in_mmdet_s_detector() -> None:
     )
     losses = model.loss(torch.randn(2, 3, 64, 64), [sample(BOXES), sample([])])
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_reference_points_start_on_a_grid_that_the_queries_look_at() -> None:
+    model = head(reference_points=True, dropout=0.0, num_queries=12).eval()
+    points = model.reference_points.weight.sigmoid()
+    assert points.unique(dim=0).shape == (12, 2)
+    assert points.min() > 0 and points.max() < 1
+    # The position of each query is most like the encoding of the map at its own point.
+    encoding = model.positional_encoding(torch.zeros(1, 64, 64, dtype=torch.bool))[0].flatten(1)
+    best = (model.query_embedding.weight @ encoding).argmax(dim=1)
+    found = torch.stack((best % 64, best // 64), dim=1) / 64
+    assert (found - points).abs().max() < 0.03
+    # An untrained box lies near its point.
+    for parameter in model.fc_reg.parameters():
+        nn.init.zeros_(parameter)
+    _, boxes = model(features())
+    torch.testing.assert_close(boxes[-1, 0, :, :2], points)
