@@ -20,14 +20,14 @@ allow_mmengine_checkpoints()
 # In mmengine's root registry, so that every OpenMMLab library finds it as type='MobileFormer'.
 MODELS.register_module(module=MobileFormer, force=True)
 
-_DETECTION = ("E2EMF", "E2EMFHead", "MobileFormerFPN")
+_DETECTION = ("E2EMF", "E2EMFHead", "E2EMFWithAuxiliary", "MobileFormerFPN")
 _missing: Exception | None = None
 try:
     from .detector import E2EMF
     from .head import E2EMFHead
     from .neck import MobileFormerFPN
-    from .train import auxiliary as _auxiliary
     from .train import hooks as _hooks  # noqa: F401
+    from .train.auxiliary import E2EMFWithAuxiliary
 except (ImportError, AssertionError) as error:
     # mmdet asserts its mmcv's version.
     _missing = error
@@ -45,6 +45,7 @@ __all__ = [
     "ARCHS",
     "E2EMF",
     "E2EMFHead",
+    "E2EMFWithAuxiliary",
     "MobileFormer",
     "MobileFormerClassifier",
     "MobileFormerFPN",

@@ -48,6 +48,6 @@ class E2EMFWithAuxiliary(E2EMF):
         dense = self.aux_head.loss(self.aux_neck(feats), batch_data_samples)
         for name, value in dense.items():
             # Heads give one value, or one per level.
-            total = sum(value) if isinstance(value, (list, tuple)) else value
+            total: Any = sum(value) if isinstance(value, (list, tuple)) else value
             losses[f"aux.{name}"] = total * self.aux_weight
         return losses
