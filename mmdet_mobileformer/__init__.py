@@ -36,7 +36,7 @@ except (ImportError, AssertionError) as error:
 def __getattr__(name: str) -> Any:
     if name in _DETECTION:
         raise ImportError(
-            f"{name} needs mmdet, which does not import here ({_missing}): see README, Installation"
+            f"{name} needs mmdet, which does not import here ({_missing}): see the README"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
