@@ -43,7 +43,7 @@ model = dict(
         loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)),
     test_cfg=dict(max_per_img=30))
 
-# Two processes of one thread each (tools/demo.py) do nearly twice the work of one with two threads.
+# tools/demo.py trains with two processes of one thread each, which suit so small a model.
 # They make a batch of 16.
 train_dataloader = dict(batch_size=8)
 max_epochs = 12
@@ -53,7 +53,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     # One group of parameters and the fused optimizer: mmengine's paramwise settings would make a
-    # group of every parameter, whose steps take a quarter of the time of so small a model.
+    # group of every parameter, and the fused optimizer would gain nothing.
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=0.1, norm_type=2))
 param_scheduler = [
