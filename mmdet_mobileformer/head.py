@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS
+from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
-from .archs import STRIDES, get_arch
+from .head_arguments import check_arguments, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
+from .head_reference import Place, Queries, embed_centres, grid_boxes
 from .layers import MobileToFormer
 
 
@@ -67,10 +69,8 @@ class E2EMFHead(DETRHead):
             blocks use the learned one.
         closing: Whether a closing Mobile→Former reads the last map and the last prediction is made
             after it. Without it, what nothing would read is not built.
-        reference_points: Ours, not the paper's, and off by default: every query owns a point,
-            starting on a grid. Its position starts as the point's sine embedding, the bridges start
-            by looking there, and box centres are predicted relative to it. Adds two numbers per
-            query.
+        reference_boxes: Ours, not the paper's, and off by default: every query starts with a box on
+            a grid, which every block refines; see :mod:`mmdet_mobileformer.head_reference`.
         dropout: Dropout of every residual branch in the head.
         loss_cls, loss_bbox, loss_iou: Losses; by default DETR's. ``bg_cls_weight`` of a softmax
             ``loss_cls`` is the weight of no-object.
@@ -98,7 +98,7 @@ class E2EMFHead(DETRHead):
         expansion: int = 4,
         position: str = "adaptive",
         closing: bool = True,
-        reference_points: bool = False,
+        reference_boxes: bool = False,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
         loss_bbox: dict[str, Any] | None = None,
@@ -109,7 +109,7 @@ class E2EMFHead(DETRHead):
         num_reg_fcs: int = 2,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        loss_cls, background = _split_background(loss_cls, num_classes)
+        loss_cls, background = split_background(loss_cls, num_classes)
         optional = {"loss_bbox": loss_bbox, "loss_iou": loss_iou, "train_cfg": train_cfg}
         # DETRHead changes the dicts it is given, its defaults included: give copies.
         super().__init__(
@@ -126,8 +126,9 @@ class E2EMFHead(DETRHead):
         self.bg_cls_weight = background
         self.scale_strides = tuple(scales)
         self.num_queries = num_queries
-        channels = _in_channels(arch, in_channels, self.scale_strides)
-        _check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
+        self.num_heads = num_heads
+        channels = input_channels(arch, in_channels, self.scale_strides)
+        check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
@@ -158,29 +159,17 @@ class E2EMFHead(DETRHead):
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
         self._reset_parameters()
-        self.reference_points: nn.Embedding | None = None
-        if reference_points:
-            self.reference_points = nn.Embedding(num_queries, 2)
-            self._look_at_grid(self.reference_points)
-
-    def _look_at_grid(self, points: nn.Embedding) -> None:
-        """Spread the points evenly and let the queries start by looking at theirs."""
-        rows = round(points.num_embeddings**0.5)
-        columns = -(-points.num_embeddings // rows)
-        index = torch.arange(points.num_embeddings)
-        y = (index // columns + 0.5) / -(-points.num_embeddings // columns)
-        x = (index % columns + 0.5) / columns
-        # The encoding of a fine map, read at the points, is that of the points.
-        size = 64
-        encoding = self.positional_encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]
-        with torch.no_grad():
-            points.weight.copy_(torch.stack((x, y), dim=1).logit())
-            self.query_embedding.weight.copy_(
-                encoding[:, (y * size).long(), (x * size).long()].transpose(0, 1)
-            )
-            for module in self.modules():
-                if isinstance(module, MobileToFormer):
-                    nn.init.eye_(module.query.weight)
+        self.reference_boxes = reference_boxes
+        self.grid: Tensor
+        if reference_boxes:
+            self.register_buffer("grid", grid_boxes(num_queries), persistent=False)
+            # At first the queries differ by their boxes alone, and predict these.
+            nn.init.zeros_(self.query_embedding.weight)
+            nn.init.zeros_(self.fc_reg.weight)
+            nn.init.zeros_(self.fc_reg.bias)
+        if self.loss_cls.use_sigmoid:
+            # Few queries find an object: start from a low score, as focal losses do.
+            nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(0.01))
 
     def _reset_parameters(self) -> None:
         """Xavier-uniform matrices as in DETR; depthwise kernels keep their input's variance."""
@@ -194,15 +183,20 @@ class E2EMFHead(DETRHead):
                 elif parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    def refine(self, feats: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    def refine(
+        self, feats: Sequence[Tensor], mask: Tensor | None = None, extra: Queries | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Refine the queries over the scales.
 
         Args:
             feats: The backbone's features, fine to coarse, each (N, C_i, H_i, W_i).
             mask: Padding mask of the images (N, H, W), True where padded.
+            extra: Further queries, of training alone, which the head's own and the features do not
+                read. They come first in the results.
 
         Returns:
-            q^f after every block and after the closing layer, (K, N, Q, C).
+            q^f after every block and after the closing layer, (K, N, Q, C), and the boxes
+            predicted from each, (K, N, Q, 4) before the sigmoid.
 
         Raises:
             ValueError: If number or channels of the features are not those the head was built for.
@@ -215,50 +209,82 @@ class E2EMFHead(DETRHead):
                 f"E2EMFHead got features of {found[::-1]} channels (fine to coarse) but was built "
                 f"for {expected[::-1]}: give it the backbone's arch and the matching out_indices"
             )
-        batch = feats[0].shape[0]
-        position = self.query_embedding.weight.unsqueeze(0).expand(batch, -1, -1)
-        content = torch.zeros_like(position)
-        states = []
+        queries = self._first_queries(feats[0].shape[0], extra)
+        states, boxes = [], []
         x: Tensor | None = None
         scale_mask: Tensor | None = None
         pos = feats[0]
+        place: Place | None = None
         for module, stride, feat in zip(self.scales, self.scale_strides, feats):
             scale, coarser_mask = cast(HeadScale, module), scale_mask
             scale_mask = None if mask is None else mask[:, ::stride, ::stride]
             # mmdet builds the encoding in float32; the sum keeps the features' precision.
             pos = self.positional_encoding(scale_mask, feat[:1]).to(feat.dtype)
+            place = Place.of_map(scale_mask, feat) if self.reference_boxes else None
             x = scale.enter(feat, scale_mask, x, coarser_mask)
-            for block in scale.blocks:
-                x, content, position = block(x, content, position, scale_mask, pos)
-                states.append(content)
+            for part in scale.blocks:
+                block = cast(E2EMFBlock, part)
+                position, look = self._locate(queries, place)
+                x, queries.content = block(
+                    x, queries.content, position, scale_mask, pos, look, queries.apart,
+                    None if extra is None else self.num_queries,
+                )
+                queries.position = block.adapt(queries.position, queries.content)
+                states.append(queries.content)
+                boxes.append(self._refine_boxes(queries))
         if self.closing is not None:
-            content, _ = self.closing(x, content, scale_mask, pos, position)
-            states.append(content)
-        return torch.stack(states)
+            position, look = self._locate(queries, place)
+            queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
+            states.append(queries.content)
+            boxes.append(self._refine_boxes(queries))
+        return torch.stack(states), torch.stack(boxes)
+
+    def _first_queries(self, batch: int, extra: Queries | None) -> Queries:
+        """The head's own queries, behind ``extra`` ones."""
+        position = self.query_embedding.weight.unsqueeze(0).expand(batch, -1, -1)
+        reference = self.grid.expand(batch, -1, -1) if self.reference_boxes else None
+        own = Queries(torch.zeros_like(position), position, reference)
+        return own if extra is None else extra.followed_by(own)
+
+    def _locate(
+        self, queries: Queries, place: Place | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Position of the queries on the current map, and where their heads look."""
+        if place is None or queries.reference is None:
+            return queries.position, None
+        boxes = queries.reference.sigmoid()
+        centres = embed_centres(boxes, self.positional_encoding, place)
+        return queries.position + centres, place.look(boxes, self.num_heads)
+
+    def _refine_boxes(self, queries: Queries) -> Tensor:
+        """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them."""
+        content = queries.content
+        # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
+        with _full_precision(content):
+            change: Tensor = self.fc_reg(self.activate(self.reg_ffn(_at_least_float32(content))))
+        if queries.reference is None:
+            return change
+        boxes = queries.reference + change
+        queries.reference = boxes.detach()
+        return boxes
 
     def forward(
-        self, feats: Sequence[Tensor], mask: Tensor | None = None
+        self, feats: Sequence[Tensor], mask: Tensor | None = None, extra: Queries | None = None
     ) -> tuple[Tensor, Tensor]:
         """Predict after every block.
 
         Args:
             feats: The backbone's features, fine to coarse, each (N, C_i, H_i, W_i).
             mask: Padding mask of the images (N, H, W), True where padded.
+            extra: As in :meth:`refine`.
 
         Returns:
-            Class logits (K, N, Q, classes + 1), background last, and boxes (K, N, Q, 4) as
-            normalised (cx, cy, w, h); the last of K is the result.
+            Class logits (K, N, Q, classes + 1), background last (none with sigmoid losses), and
+            boxes (K, N, Q, 4) as normalised (cx, cy, w, h); the last of K is the result.
         """
-        states = self.refine(feats, mask)
-        # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
-        full = nullcontext() if states.is_meta else torch.autocast(states.device.type, enabled=False)
-        with full:
-            if states.dtype in (torch.bfloat16, torch.float16):
-                states = states.float()
-            logits = self.fc_cls(states)
-            boxes = self.fc_reg(self.activate(self.reg_ffn(states)))
-            if self.reference_points is not None:
-                boxes = boxes + nn.functional.pad(self.reference_points.weight, (0, 2))
+        states, boxes = self.refine(feats, mask, extra)
+        with _full_precision(states):
+            logits = self.fc_cls(_at_least_float32(states))
         return logits, boxes.sigmoid()
 
     def loss(
@@ -310,67 +336,10 @@ class E2EMFHead(DETRHead):
         return losses, self.predict_by_feat(*outs, batch_img_metas=metas, rescale=False)
 
 
-def _split_background(
-    loss_cls: dict[str, Any] | None, num_classes: int
-) -> tuple[dict[str, Any], float]:
-    """A copy of ``loss_cls`` with a weight per class, and the weight of no-object.
-
-    mmdet handles ``bg_cls_weight`` in DETRHead itself only, not in what is made of it.
-    """
-    if loss_cls is None:
-        loss_cls = dict(type="CrossEntropyLoss", bg_cls_weight=0.1, use_sigmoid=False)
-    loss_cls = copy.deepcopy(dict(loss_cls))
-    background = loss_cls.pop("bg_cls_weight", None)
-    if background is None:
-        # Sigmoid losses have no background class.
-        softmax = loss_cls["type"] == "CrossEntropyLoss" and not loss_cls.get("use_sigmoid", False)
-        return loss_cls, 1.0 if softmax else 0.0
-    weight = loss_cls.pop("class_weight", 1.0)
-    if not isinstance(weight, (int, float)):
-        raise ValueError("loss_cls has both bg_cls_weight and a class_weight list: give one")
-    loss_cls["class_weight"] = [float(weight)] * num_classes + [float(background)]
-    return loss_cls, float(background)
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast on the device of ``x``."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def _in_channels(
-    arch: str | None, in_channels: Sequence[int] | None, scales: Sequence[int]
-) -> list[int]:
-    """Input channels per scale, coarse to fine."""
-    if (arch is None) == (in_channels is None):
-        raise ValueError("E2EMFHead takes either arch or in_channels: give one of them")
-    if in_channels is not None:
-        if len(in_channels) != len(scales):
-            raise ValueError(
-                f"in_channels has {len(in_channels)} entries for {len(scales)} scales: give one "
-                "per scale, fine to coarse"
-            )
-        return list(in_channels)[::-1]
-    unknown = [stride for stride in scales if stride not in STRIDES]
-    if unknown:
-        raise ValueError(f"scales has stride {unknown[0]}: Mobile-Former has {STRIDES}")
-    widths = get_arch(str(arch)).out_channels
-    return [widths[STRIDES.index(stride)] for stride in scales]
-
-
-def _check_arguments(
-    scales: Sequence[int],
-    num_blocks: Sequence[int],
-    sides: Sequence[str],
-    position: str,
-    embed_dims: int,
-    num_heads: int,
-) -> None:
-    if not scales or list(scales) != sorted(set(scales), reverse=True):
-        raise ValueError(f"scales is {tuple(scales)}: give strides from coarse to fine")
-    if len(num_blocks) != len(scales) or len(sides) != len(scales) or min(num_blocks) < 1:
-        raise ValueError(
-            f"num_blocks {tuple(num_blocks)} and sides {tuple(sides)} need one entry per scale "
-            f"{tuple(scales)}, at least one block each"
-        )
-    unknown = [side for side in sides if side not in ("transformer", "lite")]
-    if unknown:
-        raise ValueError(f"side {unknown[0]!r} is unknown: choose 'transformer' or 'lite'")
-    if position not in ("adaptive", "shared"):
-        raise ValueError(f"position is {position!r}: choose 'adaptive' or 'shared'")
-    if embed_dims % num_heads or embed_dims % 4:
-        raise ValueError(f"embed_dims {embed_dims} must be a multiple of 4 and of {num_heads} heads")
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -96,8 +96,16 @@ class E2EMFBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, content: Tensor, position: Tensor, mask: Tensor | None, pos: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x: Tensor,
+        content: Tensor,
+        position: Tensor,
+        mask: Tensor | None,
+        pos: Tensor,
+        look: tuple[Tensor, Tensor] | None = None,
+        apart: Tensor | None = None,
+        readable: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
         Args:
@@ -106,18 +114,26 @@ class E2EMFBlock(nn.Module):
             position: q^p, (N, Q, C).
             mask: Padding mask (N, H, W), True where padded.
             pos: Sine embedding of the features (N or 1, C, H, W).
+            look: As in :class:`MobileToFormer`.
+            apart: As in :class:`Former`.
+            readable: The features read the last so many queries only; None for all.
 
         Returns:
-            New features, content and position.
+            New features and content.
         """
-        content, _ = self.mobile_to_former(x, content, mask, pos, position)
-        content = self.former(content, position)
+        content, _ = self.mobile_to_former(x, content, mask, pos, position, look)
+        content = self.former(content, position, apart)
         if self.mobile is not None and self.former_to_mobile is not None:
             x = self.mobile(x, mask, pos)
-            x = self.former_to_mobile(x, content, pos, position)
-        if self.adapt_position is not None:
-            position = position + self.adapt_position(content)
-        return x, content, position
+            first = 0 if readable is None else content.shape[1] - readable
+            x = self.former_to_mobile(x, content[:, first:], pos, position[:, first:])
+        return x, content
+
+    def adapt(self, own_position: Tensor, content: Tensor) -> Tensor:
+        """The queries' position after the block: ``q^p + g(q^f)``, all (N, Q, C)."""
+        if self.adapt_position is None:
+            return own_position
+        return own_position + self.adapt_position(content)
 
 
 class HeadScale(nn.Module):

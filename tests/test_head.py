@@ -195,9 +195,11 @@ def test_position_adapts_by_g_of_the_content() -> None:
         block.register_forward_hook(record)
     model(features())
     for before, after, block in zip(inputs, outputs, blocks):
-        torch.testing.assert_close(after[2], before[2] + block.adapt_position(after[1]))
-    for after, before in zip(outputs, inputs[1:]):
-        assert after[1] is before[1] and after[2] is before[2]
+        following = block.adapt(before[2], after[1])
+        torch.testing.assert_close(following, before[2] + block.adapt_position(after[1]))
+    for before, after, following, block in zip(inputs, outputs, inputs[1:], blocks):
+        assert following[1] is after[1]
+        torch.testing.assert_close(following[2], block.adapt(before[2], after[1]))
 
 
 def test_matrices_start_xavier_and_depthwise_kernels_keep_the_variance() -> None:
@@ -309,18 +311,30 @@ def test_the_head_works_on_another_backbone_and_in_mmdet_s_detector() -> None:
     assert all(torch.isfinite(value) for value in losses.values())
 
 
-def test_reference_points_start_on_a_grid_that_the_queries_look_at() -> None:
-    model = head(reference_points=True, dropout=0.0, num_queries=12).eval()
-    points = model.reference_points.weight.sigmoid()
-    assert points.unique(dim=0).shape == (12, 2)
-    assert points.min() > 0 and points.max() < 1
-    # The position of each query is most like the encoding of the map at its own point.
-    encoding = model.positional_encoding(torch.zeros(1, 64, 64, dtype=torch.bool))[0].flatten(1)
-    best = (model.query_embedding.weight @ encoding).argmax(dim=1)
-    found = torch.stack((best % 64, best // 64), dim=1) / 64
-    assert (found - points).abs().max() < 0.03
-    # An untrained box lies near its point.
-    for parameter in model.fc_reg.parameters():
-        nn.init.zeros_(parameter)
-    _, boxes = model(features())
-    torch.testing.assert_close(boxes[-1, 0, :, :2], points)
+def test_reference_boxes_are_predicted_first_and_refined_from_block_to_block() -> None:
+    model = head(reference_boxes=True).eval()
+    plain = head()
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters())
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    feats = features(size=128)
+    _, boxes = model(feats)
+    torch.testing.assert_close(boxes, model.grid.sigmoid().expand_as(boxes))
+    with torch.no_grad():
+        model.fc_reg.bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
+    _, boxes = model(feats)
+    steps = boxes.logit()[..., 0] - model.grid[:, 0]
+    count = torch.arange(1.0, len(boxes) + 1)[:, None, None]
+    torch.testing.assert_close(steps, (0.1 * count).expand_as(steps), atol=1e-4, rtol=1e-4)
+    # Untrained, a query already reads what lies at its box: change the features there.
+    changed = [feat.clone() for feat in feats]
+    for feat in changed:
+        feat[:, :, : feat.shape[2] // 4, : feat.shape[3] // 4] += 3.0
+    moved = (model(changed)[0] - model(feats)[0])[0].abs().mean(dim=(0, 2))
+    assert moved[0] > 2 * moved[-1]
+
+
+def test_sigmoid_losses_start_from_a_low_score() -> None:
+    focal = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+    logits, _ = head(loss_cls=focal)(features())
+    assert logits.shape[-1] == 3
+    assert 0.002 < logits.sigmoid().mean() < 0.05

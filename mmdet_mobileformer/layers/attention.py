@@ -18,8 +18,8 @@ def _add(x: Tensor, pos: Tensor | None) -> Tensor:
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(N, L, C) to (N, heads, L, C/heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    """(N, L, C) to (N, heads, L, C/heads), in one piece: torch's batched product is slow without."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous()
 
 
 def _merge_heads(x: Tensor) -> Tensor:
@@ -71,6 +71,7 @@ class MobileToFormer(nn.Module):
         mask: Tensor | None = None,
         pos: Tensor | None = None,
         query_pos: Tensor | None = None,
+        look: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let the tokens read the features.
 
@@ -80,6 +81,8 @@ class MobileToFormer(nn.Module):
             mask: Padding mask (N, H, W), True where padded: such positions get no attention.
             pos: Position of the features (N, C, H, W), added to the keys.
             query_pos: Position of the tokens (N, T, d), added where they are queried by.
+            look: Further queries (N, heads, T, k) and keys (N or 1, 1, k, H*W), whose product is
+                added to the scores: where the heads look whatever the features are.
 
         Returns:
             New tokens (N, T, d) and the scaled logits (N, heads, T, H, W) before the softmax over
@@ -89,8 +92,10 @@ class MobileToFormer(nn.Module):
         query = _split_heads(self.query(located) * self.scale, self.num_heads)
         logits = query @ _map_to_heads(_add(x, pos), self.num_heads)
         scores = logits
+        if look is not None:
+            scores = scores + (look[0] @ look[1]).to(scores.dtype)
         if mask is not None:
-            scores = logits.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
+            scores = scores.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
         attended = scores.softmax(dim=-1) @ _map_to_heads(x, self.num_heads).transpose(-1, -2)
         gated = _merge_heads(attended) * (2 * F.hardsigmoid(self.gate(located)))
         update = self.drop_path(self.dropout(self.out(gated)))
@@ -130,13 +135,22 @@ class Former(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, query_pos: Tensor | None = None) -> Tensor:
-        """(N, T, d) to (N, T, d); ``query_pos`` (N, T, d) is added to queries and keys."""
+    def forward(
+        self, tokens: Tensor, query_pos: Tensor | None = None, apart: Tensor | None = None
+    ) -> Tensor:
+        """(N, T, d) to (N, T, d).
+
+        ``query_pos`` (N, T, d) is added to queries and keys. ``apart`` (T, T) is True where a token
+        may not read another.
+        """
         located = _add(tokens, query_pos)
         query = _split_heads(self.query(located) * self.scale, self.num_heads)
         key = _split_heads(located, self.num_heads)
         value = _split_heads(tokens, self.num_heads)
-        attended = (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
+        logits = query @ key.transpose(-1, -2)
+        if apart is not None:
+            logits = logits.masked_fill(apart, float("-inf"))
+        attended = logits.softmax(dim=-1) @ value
         update = self.drop_path(self.dropout(self.out(_merge_heads(attended))))
         tokens = self.norm(tokens + update)
         hidden = self.dropout(F.gelu(self.fc1(tokens)))

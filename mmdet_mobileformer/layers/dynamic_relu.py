@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def token_mixture(logits: Tensor, out_size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
@@ -68,10 +71,50 @@ class DynamicReLU(nn.Module):
         Returns:
             (N, C, H, W).
         """
-        if mixture is None:
-            slopes = self.slopes(tokens[:, :1]).transpose(1, 2).unsqueeze(-1)
-        else:
-            slopes = self.slopes(tokens).transpose(1, 2) @ mixture
-            slopes = slopes.unflatten(2, x.shape[-2:])
-        a1, a2 = slopes.chunk(2, dim=1)
+        table = self.slopes(tokens if mixture is not None else tokens[:, :1]).transpose(1, 2)
+        if torch.is_grad_enabled() and not x.is_meta:
+            y: Tensor = _MixedSlopes.apply(x, table, mixture)  # type: ignore[no-untyped-call]
+            return y
+        a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
         return torch.maximum(a1 * x, a2 * x)
+
+
+def _mix(table: Tensor, mixture: Tensor | None, like: Tensor) -> Tensor:
+    """Slopes per position, (N, 2C, H, W) or (N, 2C, 1, 1), in the precision of ``like``."""
+    if mixture is None:
+        return table.unsqueeze(-1).to(like.dtype)
+    slopes = table.to(like.dtype) @ mixture.to(like.dtype)
+    return slopes.unflatten(2, like.shape[-2:])
+
+
+class _MixedSlopes(torch.autograd.Function):
+    """``max(a1 * x, a2 * x)`` that keeps x, the table and the mixture for the backward pass.
+
+    Autograd would keep the slopes of every position and both products, four times the size of x,
+    and compare them again. Where both products are equal it takes the second slope's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, mixture: Tensor | None) -> Tensor:
+        """x (N, C, H, W), table (N, 2C, T), mixture (N, T, H*W) or None to (N, C, H, W)."""
+        ctx.save_for_backward(x, table, mixture)
+        a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
+        return torch.maximum(a1 * x, a2 * x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of x, table and mixture."""
+        x, table, mixture = ctx.saved_tensors
+        a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
+        # Positions where the first product is the larger one.
+        first = (a1 > a2) ^ (x < 0)
+        grad_x = torch.where(first, a1, a2).mul_(grad)
+        both = grad * x
+        of_first = both * first
+        of_slopes = torch.cat((of_first, both.sub_(of_first)), dim=1).flatten(2)
+        if mixture is None:
+            return grad_x, of_slopes.sum(dim=2, keepdim=True).to(table.dtype), None
+        grad_table = (of_slopes @ mixture.to(x.dtype).transpose(1, 2)).to(table.dtype)
+        grad_mixture = (table.to(x.dtype).transpose(1, 2) @ of_slopes).to(mixture.dtype)
+        return grad_x, grad_table, grad_mixture

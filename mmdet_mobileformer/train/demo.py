@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,14 @@ def train_command(
     return ["bash", script, str(config), str(processes), *flags]
 
 
+def free_port() -> int:
+    """A TCP port that nothing listens on, for the processes of the training to meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def run_demo(
     root: Path, data_root: Path, out_dir: Path, options: Sequence[str] = (), pictures: int = 8
 ) -> float:
@@ -61,7 +70,7 @@ def run_demo(
     make_shapes(data_root)
     config = root / "configs" / "e2emf_demo.py"
     command = train_command(root, config, data_root, out_dir, options)
-    environment = {**os.environ, "PYTHON": sys.executable}
+    environment = {**os.environ, "PYTHON": sys.executable, "PORT": str(free_port())}
     if subprocess.run(command, env=environment, check=False).returncode != 0:
         raise RuntimeError(f"the training stopped with an error: see above, and {out_dir}")
     checkpoint = Path((out_dir / "last_checkpoint").read_text().strip())

@@ -8,6 +8,9 @@ from mmengine.dist import all_reduce_params, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook, SyncBuffersHook
 from mmengine.registry import HOOKS
 
+# Registered together: a config names them, and loading is guarded wherever mmdet is.
+from . import assign, checkpoint_hook, finite, resume, safe_loading, sampling  # noqa: F401
+
 
 @HOOKS.register_module()
 class SyncStatisticsHook(SyncBuffersHook):

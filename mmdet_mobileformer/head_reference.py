@@ -1,0 +1,151 @@
+"""Reference boxes of the queries and attention that starts at them (ours, not the paper's).
+
+A query of DETR learns over hundreds of epochs where to look. Here every query has a box from the
+start, on a grid; its box is refined after every block, its position carries the box's centre, and
+most heads of Mobile→Former look at the box first: at its middle, its edges, its surroundings. The
+ideas are those of DAB-DETR (arXiv 2201.12329) and SMCA (arXiv 2101.07448); nothing here is learned
+and nothing adds parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from mmdet.models.layers import SinePositionalEncoding
+from torch import Tensor
+
+#: Where the heads look, in widths and heights of the box: centre dx, dy, deviations sx, sy, and
+#: whether they do. Eight heads: twice the middle, the four edges, around it, everywhere alike.
+LOOKS = (
+    (0.0, 0.0, 0.25, 0.25, 1.0),
+    (0.0, 0.0, 0.5, 0.5, 1.0),
+    (-0.5, 0.0, 0.2, 0.4, 1.0),
+    (0.5, 0.0, 0.2, 0.4, 1.0),
+    (0.0, -0.5, 0.4, 0.2, 1.0),
+    (0.0, 0.5, 0.4, 0.2, 1.0),
+    (0.0, 0.0, 1.5, 1.5, 1.0),
+    (0.0, 0.0, 1.0, 1.0, 0.0),
+)
+#: Smallest deviation, in cells of the map: below it a head could look between the cells.
+LEAST_CELLS = 0.5
+
+
+def grid_boxes(count: int) -> Tensor:
+    """Boxes of ``count`` queries, spread evenly over the image.
+
+    Returns:
+        (count, 4) as (cx, cy, w, h) before the sigmoid; each box is one and a half cells of the
+        grid wide and high.
+    """
+    rows = max(1, round(count**0.5))
+    columns = -(-count // rows)
+    index = torch.arange(count)
+    y = (index // columns + 0.5) / -(-count // columns)
+    x = (index % columns + 0.5) / columns
+    size = torch.full_like(x, min(1.5 / columns, 0.9))
+    return torch.stack((x, y, size, size), dim=1).logit()
+
+
+@dataclass
+class Queries:
+    """Queries on their way through the head.
+
+    Attributes:
+        content: q^f, (N, Q, C).
+        position: q^p, (N, Q, C), without what the reference boxes add.
+        reference: Boxes (N, Q, 4) as (cx, cy, w, h) before the sigmoid; None without.
+        apart: (Q, Q), True where a query may not read another; None if all read all.
+    """
+
+    content: Tensor
+    position: Tensor
+    reference: Tensor | None = None
+    apart: Tensor | None = None
+
+    def followed_by(self, others: Queries) -> Queries:
+        """These queries, then others; neither group reads the other."""
+        count, more = self.content.shape[1], others.content.shape[1]
+        apart = torch.ones(count + more, count + more, dtype=torch.bool, device=self.content.device)
+        apart[:count, :count] = False if self.apart is None else self.apart
+        apart[count:, count:] = False if others.apart is None else others.apart
+        reference = None
+        if self.reference is not None and others.reference is not None:
+            reference = torch.cat((self.reference, others.reference), dim=1)
+        return Queries(
+            torch.cat((self.content, others.content), dim=1),
+            torch.cat((self.position, others.position), dim=1),
+            reference,
+            apart,
+        )
+
+
+@dataclass
+class Place:
+    """Where a map's cells lie in the valid part of their images, as shares of it.
+
+    Attributes:
+        keys: Keys of :meth:`look`, (N or 1, 1, 4, H*W).
+        cell: Width and height of a cell, (N or 1, 2).
+    """
+
+    keys: Tensor
+    cell: Tensor
+
+    @classmethod
+    def of_map(cls, mask: Tensor | None, feat: Tensor) -> Place:
+        """From the padding mask (N, H, W), True where padded, or None, and a map (N, C, H, W)."""
+        height, width = feat.shape[-2:]
+        if mask is None:
+            cell = torch.tensor([[1 / width, 1 / height]], device=feat.device)
+        else:
+            # Images keep their pixels at the top left: the first row and column tell the size.
+            columns, rows = (~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)
+            cell = 1 / torch.stack((columns, rows), dim=1).to(torch.float32)
+        # Measured from the middle of the image, for precision.
+        x = (torch.arange(width, device=feat.device) + 0.5) * cell[:, :1] - 0.5
+        y = (torch.arange(height, device=feat.device) + 0.5) * cell[:, 1:] - 0.5
+        shape = (len(cell), height, width)
+        centres = torch.stack((x[:, None].expand(shape), y[:, :, None].expand(shape)), dim=1)
+        centres = centres.flatten(2)
+        return cls(torch.cat((centres, centres.square()), dim=1).unsqueeze(1), cell)
+
+    def look(self, boxes: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys whose product favours the cells where the heads look.
+
+        It is the exponent of a Gaussian: ``-a (x - c)^2 = 2ac x - a x^2 - a c^2``, where the last
+        term is the same for all positions, so a softmax over positions does not see it. The
+        Gaussian costs four channels in a product.
+
+        Args:
+            boxes: Reference boxes (N, Q, 4) as normalised (cx, cy, w, h).
+            num_heads: Heads; beyond eight the looks repeat.
+
+        Returns:
+            Queries (N, heads, Q, 4) and keys (N or 1, 1, 4, H*W).
+        """
+        looks = boxes.new_tensor([LOOKS[head % len(LOOKS)] for head in range(num_heads)])
+        shift, spread = looks[None, :, None, :2], looks[None, :, None, 2:4]
+        centre, size = boxes[:, None, :, :2], boxes[:, None, :, 2:]
+        deviation = torch.maximum(spread * size, LEAST_CELLS * self.cell[:, None, None])
+        slope = 0.5 * looks[None, :, None, 4:] / deviation.square()
+        return torch.cat((2 * slope * (centre + shift * size - 0.5), -slope), dim=-1), self.keys
+
+
+def embed_centres(boxes: Tensor, encoding: SinePositionalEncoding, place: Place) -> Tensor:
+    """Sine embedding of the boxes' centres, as ``encoding`` embeds the cells of a map.
+
+    Args:
+        boxes: (N, Q, 4) as normalised (cx, cy, w, h).
+        encoding: mmdet's SinePositionalEncoding with ``normalize=True``.
+        place: The map's; the encoding measures to the far edge of a cell, not to its middle.
+
+    Returns:
+        (N, Q, C).
+    """
+    point = (boxes[..., :2] + 0.5 * place.cell[:, None]) * encoding.scale
+    index = torch.arange(encoding.num_feats, device=boxes.device)
+    wave = encoding.temperature ** (2 * (index // 2) / encoding.num_feats)
+    angle = point[..., None] / wave
+    parts = torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)
+    return torch.cat((parts[..., 1, :], parts[..., 0, :]), dim=-1)

@@ -1,0 +1,125 @@
+"""Further queries in training only: denoising and shifted grids (ours, for the fast recipe).
+
+Hungarian matching gives each object to one of many queries, and another one from step to step, so a
+query learns slowly what it is for. Denoising queries (DN-DETR, arXiv 2203.01305; DINO, arXiv
+2203.03605) start from noisy ground truth and know their object; groups of further queries (Group
+DETR, arXiv 2207.13085) give each object to several. Neither exists after training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import DINOHead
+from mmdet.models.layers import CdnQueryGenerator
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from ..head import E2EMFHead, padding_mask
+from ..head_reference import Queries
+
+
+@MODELS.register_module()
+class E2EMFTrainingHead(E2EMFHead):
+    """E2EMFHead with further queries while it trains; its predictions are those of E2EMFHead.
+
+    Args:
+        denoising: ``label_noise_scale``, ``box_noise_scale`` and ``group_cfg`` of mmdet's
+            CdnQueryGenerator; None for no denoising queries. Adds an embedding of the classes,
+            which inference does not read.
+        groups: Groups of further queries: the head's own, their boxes shifted at random, each group
+            matched one to one by itself.
+        kwargs: Arguments of :class:`E2EMFHead`; ``reference_boxes`` must be True.
+
+    Raises:
+        ValueError: If ``reference_boxes`` is off.
+    """
+
+    # mmdet's losses of denoising queries need nothing else of DINOHead.
+    loss_dn = DINOHead.loss_dn
+    _loss_dn_single = DINOHead._loss_dn_single
+    get_dn_targets = DINOHead.get_dn_targets
+    _get_dn_targets_single = DINOHead._get_dn_targets_single
+
+    def __init__(
+        self, *, denoising: dict[str, Any] | None = None, groups: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not self.reference_boxes:
+            raise ValueError(
+                "E2EMFTrainingHead needs reference_boxes=True: its further queries start from boxes"
+            )
+        self.groups = groups
+        self.denoising = None
+        if denoising is not None:
+            self.denoising = CdnQueryGenerator(
+                num_classes=self.num_classes,
+                embed_dims=self.embed_dims,
+                num_matching_queries=self.num_queries,
+                **denoising,
+            )
+
+    def loss(
+        self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """As :class:`E2EMFHead`, with ``dn_*`` and ``group_*`` for the further queries."""
+        extra, dn_meta = self._extra_queries(batch_data_samples)
+        outs = self(feats, padding_mask(batch_data_samples, feats[0]), extra)
+        gt_instances = [sample.gt_instances for sample in batch_data_samples]
+        metas = [sample.metainfo for sample in batch_data_samples]
+        losses: dict[str, Tensor] = {}
+        first = outs[0].shape[2] - self.num_queries
+        losses.update(self.loss_by_feat(*(out[:, :, first:] for out in outs), gt_instances, metas))
+        for _ in range(self.groups):
+            first -= self.num_queries
+            one = [out[:, :, first : first + self.num_queries] for out in outs]
+            for name, value in self.loss_by_feat(*one, gt_instances, metas).items():
+                name = f"group_{name}"
+                losses[name] = losses.get(name, 0) + value / self.groups
+        if dn_meta is not None:
+            denoised = [out[:, :, :first] for out in outs]
+            losses.update(self._denoising_losses(denoised, gt_instances, metas, dn_meta))
+        elif self.denoising is not None:
+            # DDP wants a gradient of every parameter, also from a batch without boxes.
+            losses["dn_loss_cls"] = 0.0 * self.denoising.label_embedding.weight.sum()
+        return losses
+
+    def _extra_queries(
+        self, samples: Sequence[Any]
+    ) -> tuple[Queries | None, dict[str, int] | None]:
+        """Denoising queries, then the groups."""
+        extra: Queries | None = None
+        dn_meta = None
+        if self.denoising is not None and any(len(sample.gt_instances) for sample in samples):
+            content, boxes, apart, dn_meta = self.denoising(list(samples))
+            count = boxes.shape[1]
+            extra = Queries(content, torch.zeros_like(content), boxes, apart[:count, :count])
+        for _ in range(self.groups):
+            group = self._first_queries(len(samples), None)
+            assert group.reference is not None
+            boxes = group.reference.sigmoid()
+            shift = (torch.rand_like(boxes[..., :2]) - 0.5) * boxes[..., 2:]
+            scale = torch.exp2(torch.rand_like(shift) * 2 - 1)
+            boxes = torch.cat((boxes[..., :2] + shift, boxes[..., 2:] * scale), dim=-1)
+            group.reference = boxes.clamp(1e-3, 1 - 1e-3).logit()
+            extra = group if extra is None else extra.followed_by(group)
+        return extra, dn_meta
+
+    def _denoising_losses(
+        self,
+        outs: Sequence[Tensor],
+        gt_instances: Sequence[Any],
+        metas: Sequence[Any],
+        dn_meta: dict[str, int],
+    ) -> dict[str, Tensor]:
+        per_block = self.loss_dn(
+            *outs, batch_gt_instances=gt_instances, batch_img_metas=metas, dn_meta=dn_meta
+        )
+        losses = {}
+        for name, values in zip(("loss_cls", "loss_bbox", "loss_iou"), per_block):
+            losses[f"dn_{name}"] = values[-1]
+            for index, value in enumerate(values[:-1]):
+                losses[f"d{index}.dn_{name}"] = value
+        return losses

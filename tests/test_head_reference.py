@@ -1,0 +1,91 @@
+"""head_reference.py: reference boxes and where the heads look."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet.models")
+from mmdet.models.layers import SinePositionalEncoding  # noqa: E402
+
+from mmdet_mobileformer.head_reference import (  # noqa: E402
+    LOOKS,
+    Place,
+    Queries,
+    embed_centres,
+    grid_boxes,
+)
+
+
+def padded(height: int, width: int, valid: tuple[int, int]) -> torch.Tensor:
+    mask = torch.ones(1, height, width, dtype=torch.bool)
+    mask[:, : valid[0], : valid[1]] = False
+    return mask
+
+
+@pytest.mark.parametrize("count", [1, 7, 49, 100])
+def test_the_grid_covers_the_image(count: int) -> None:
+    boxes = grid_boxes(count).sigmoid()
+    assert boxes.shape == (count, 4)
+    assert len({tuple(box) for box in boxes[:, :2].tolist()}) == count
+    x1y1, x2y2 = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    if count == 49:
+        torch.testing.assert_close(boxes[:, :2].mean(0), torch.tensor([0.5, 0.5]))
+        assert (x1y1.min() < 0.01) and (x2y2.max() > 0.99)
+
+
+@pytest.mark.parametrize("valid", [(6, 8), (4, 5)])
+def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int]) -> None:
+    height, width = 6, 8
+    mask = None if valid == (height, width) else padded(height, width, valid)
+    place = Place.of_map(mask, torch.zeros(1, 3, height, width))
+    boxes = torch.tensor([[[0.4, 0.3, 0.5, 0.6]]])
+    query, key = place.look(boxes, len(LOOKS))
+    scores = (query @ key).unflatten(-1, (height, width))[0, :, 0, : valid[0], : valid[1]]
+    x = (torch.arange(valid[1]) + 0.5) / valid[1]
+    y = (torch.arange(valid[0]) + 0.5) / valid[0]
+    for score, (dx, dy, sx, sy, looks) in zip(scores, LOOKS):
+        sx, sy = max(sx * 0.5, 0.5 / valid[1]), max(sy * 0.6, 0.5 / valid[0])
+        gaussian = -0.5 * ((x - (0.4 + dx * 0.5)) / sx)[None].square()
+        gaussian = (gaussian - 0.5 * ((y - (0.3 + dy * 0.6)) / sy)[:, None].square()) * looks
+        # Equal up to a constant, which a softmax over positions does not see.
+        torch.testing.assert_close(score - score.max(), gaussian - gaussian.max())
+
+
+def test_looks_do_not_depend_on_padding() -> None:
+    boxes = torch.rand(1, 5, 4) * 0.5 + 0.1
+    alone = Place.of_map(None, torch.zeros(1, 1, 4, 5))
+    beside = Place.of_map(padded(7, 9, (4, 5)), torch.zeros(1, 1, 7, 9))
+    query, key = alone.look(boxes, 8)
+    padded_query, padded_key = beside.look(boxes, 8)
+    torch.testing.assert_close(query, padded_query)
+    torch.testing.assert_close(
+        key.unflatten(-1, (4, 5)), padded_key.unflatten(-1, (7, 9))[..., :4, :5]
+    )
+
+
+def test_centres_of_cells_are_embedded_as_the_cells() -> None:
+    encoding = SinePositionalEncoding(16, normalize=True)
+    feat = torch.zeros(1, 1, 3, 4)
+    x, y = (torch.arange(4) + 0.5) / 4, (torch.arange(3) + 0.5) / 3
+    centres = torch.stack((x.repeat(3), y.repeat_interleave(4)), dim=1)
+    boxes = torch.cat((centres, torch.full((12, 2), 0.1)), dim=1)[None]
+    expected = encoding(None, feat)[0].flatten(1).t()
+    found = embed_centres(boxes, encoding, Place.of_map(None, feat))[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_groups_of_queries_stay_apart() -> None:
+    def group(count: int, apart: torch.Tensor | None = None) -> Queries:
+        return Queries(
+            torch.randn(2, count, 8), torch.randn(2, count, 8), torch.randn(2, count, 4), apart
+        )
+
+    inner = torch.tensor([[False, True], [True, False]])
+    both = group(2, inner).followed_by(group(3))
+    assert both.content.shape == both.position.shape == (2, 5, 8)
+    assert both.reference is not None and both.reference.shape == (2, 5, 4)
+    expected = torch.ones(5, 5, dtype=torch.bool)
+    expected[:2, :2] = inner
+    expected[2:, 2:] = False
+    assert torch.equal(both.apart, expected)

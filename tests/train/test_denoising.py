@@ -1,0 +1,111 @@
+"""train/denoising.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet.models")
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
+from mmengine.structures import InstanceData  # noqa: E402
+
+from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead  # noqa: E402
+
+SMALL: dict[str, Any] = dict(
+    num_classes=3,
+    arch="26m",
+    num_blocks=(2, 1, 1),
+    embed_dims=32,
+    num_heads=8,
+    num_queries=9,
+    query_ffn_dims=32,
+    side_ffn_dims=32,
+    dropout=0.0,
+    reference_boxes=True,
+    loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+)
+NOISE = dict(label_noise_scale=0.5, box_noise_scale=0.4, group_cfg=dict(num_dn_queries=12))
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    register_all_modules(init_default_scope=True)
+
+
+def features() -> list[torch.Tensor]:
+    return [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((24, 8), (64, 16), (96, 32))]
+
+
+def samples(*boxes: list[list[float]]) -> list[DetDataSample]:
+    result = []
+    for some in boxes:
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, 64), batch_input_shape=(64, 64), scale_factor=(1.0, 1.0))
+        )
+        labels = torch.arange(len(some)) % 3
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor(some).reshape(-1, 4), labels=labels.long()
+        )
+        result.append(sample)
+    return result
+
+
+BOXES = samples([[4.0, 5.0, 30.0, 40.0], [1.0, 1.0, 9.0, 9.0]], [[10.0, 10.0, 50.0, 60.0]])
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+@pytest.mark.parametrize("denoising", [None, NOISE])
+def test_predictions_are_those_of_the_plain_head(groups: int, denoising: Any) -> None:
+    torch.manual_seed(1)
+    model = E2EMFTrainingHead(groups=groups, denoising=denoising, **SMALL).eval()
+    plain = E2EMFHead(**SMALL).eval()
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("denoising")}
+    plain.load_state_dict(state, strict=True)
+    feats = features()
+    extra, _ = model._extra_queries(BOXES)
+    assert (extra is None) == (groups == 0 and denoising is None)
+    outs = model(feats, None, extra)
+    for ours, theirs in zip(outs, plain(feats)):
+        # Neither the queries nor the features read the further ones.
+        torch.testing.assert_close(ours[:, :, -9:], theirs, atol=2e-5, rtol=1e-4)
+    loss = plain.loss(feats, BOXES)
+    ours = model.loss(feats, BOXES)
+    for name, value in loss.items():
+        torch.testing.assert_close(ours[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_further_queries_have_losses_of_their_own() -> None:
+    losses = E2EMFTrainingHead(groups=2, denoising=NOISE, **SMALL).loss(features(), BOXES)
+    for kind in ("loss_cls", "loss_bbox", "loss_iou"):
+        assert {kind, f"d0.{kind}", f"dn_{kind}", f"d0.dn_{kind}", f"group_{kind}"} <= set(losses)
+        assert f"group_d0.{kind}" in losses
+
+
+def test_every_parameter_has_a_finite_gradient_also_without_boxes() -> None:
+    model = E2EMFTrainingHead(groups=1, denoising=NOISE, **SMALL)
+    # fc_reg starts at zero, which stops the gradient of the layers before it.
+    torch.nn.init.normal_(model.fc_reg.weight)
+    for some in (BOXES, samples([], [])):
+        model.zero_grad()
+        sum(model.loss(features(), some).values()).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_groups_start_from_other_boxes() -> None:
+    model = E2EMFTrainingHead(groups=2, **SMALL)
+    extra, _ = model._extra_queries(BOXES)
+    assert extra is not None and extra.reference is not None
+    first, second = extra.reference.sigmoid().split(9, dim=1)
+    own = model.grid.sigmoid()
+    assert not torch.allclose(first, second)
+    assert ((first - own)[..., :2].abs() <= own[:, 2:] / 2 + 1e-3).all()
+
+
+def test_reference_boxes_are_needed() -> None:
+    with pytest.raises(ValueError, match="reference_boxes=True"):
+        E2EMFTrainingHead(**{**SMALL, "reference_boxes": False})

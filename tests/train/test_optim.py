@@ -1,0 +1,33 @@
+"""train/optim.py."""
+
+from __future__ import annotations
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from mmdet_mobileformer.train.optim import MergedOptimWrapperConstructor
+
+WRAPPER = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.1, weight_decay=0.05))
+PARAMWISE = dict(
+    norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={"backbone": dict(lr_mult=2.0)}
+)
+
+
+def test_every_parameter_keeps_its_settings_in_few_groups() -> None:
+    model = nn.ModuleDict(
+        dict(
+            backbone=nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4)),
+            head=nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+        )
+    )
+    settings = []
+    for constructor in (DefaultOptimWrapperConstructor, MergedOptimWrapperConstructor):
+        optimizer = constructor(WRAPPER, PARAMWISE)(model).optimizer
+        settings.append(
+            {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+        )
+        groups = len(optimizer.param_groups)
+    assert settings[0] == settings[1]
+    assert len(settings[1]) == len(list(model.parameters()))
+    # The backbone, matrices of the head, and its norms and biases.
+    assert groups == 3
