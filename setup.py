@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -14,25 +16,56 @@ def read_version() -> str:
     return namespace['__version__']
 
 
-TEST = ['pytest>=8', 'hypothesis>=6']
+class BuildWithMim(build_py):
+    """Puts configs, tools and model-index.yml where mim looks for them, as mmdet's own wheel does.
+
+    That is `.mim` inside the package. An editable installation has them in the checkout already.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'mmdet_mobileformer' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)  # what an earlier build left
+        for folder in ('configs', 'tools'):
+            shutil.copytree(
+                ROOT / folder, target / folder, ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]')
+            )
+        shutil.copy2(ROOT / 'model-index.yml', target)
+
+
+TEST = [
+    'pytest>=8',  # runs the tests
+    'pytest-xdist>=3',  # on all cores
+    'hypothesis>=6',  # makes the cases of the property tests
+]
 
 setup(
     name='mmdet-mobileformer',
     version=read_version(),
     description='Mobile-Former backbones and the end-to-end detector E2E-MF for MMDetection',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.9',
     packages=find_packages(include=['mmdet_mobileformer', 'mmdet_mobileformer.*']),
-    package_data={'mmdet_mobileformer': ['py.typed']},
+    include_package_data=True,  # whatever lies in the package and MANIFEST.in names
+    cmdclass={'build_py': BuildWithMim},
     # torch, mmengine, mmcv and mmdet are needed and deliberately not listed. The OneDL forks of mm* have other distribution
     # names for the same modules, so naming the stock ones would install both over each other; and a listed torch makes pip
     # replace or download one of several GB where the user already chose a build. tools/setup_env.sh installs all of them.
     install_requires=[
         'numpy',  # arrays of images, boxes and checkpoints' numbers
+        'safetensors>=0.4',  # weights in files that cannot hold code: half a megabyte, needs nothing else
     ],
     extras_require={
-        'test': TEST,
-        'dev': [*TEST, 'ruff', 'mypy'],
+        'test': TEST,  # to run the tests of an installed package
+        'dev': [
+            *TEST,
+            'ruff',  # lint, `make lint`
+            'mypy',  # types, `make typecheck`
+        ],
     },
     zip_safe=False,
 )

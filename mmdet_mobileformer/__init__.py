@@ -6,31 +6,51 @@ where mmdet imports.
 
 from __future__ import annotations
 
+import sys
+import warnings
+from contextlib import suppress
 from typing import Any
 
-from mmengine.registry import MODELS
-
-from .archs import ARCHS
-from .backbone import MobileFormer, MobileFormerClassifier
-from .checkpoint import convert_official_state_dict
-from .stack import allow_mmengine_checkpoints
 from .version import __version__
 
-allow_mmengine_checkpoints()
-# In mmengine's root registry, so that every OpenMMLab library finds it as type='MobileFormer'.
-MODELS.register_module(module=MobileFormer, force=True)
-
-_DETECTION = ("E2EMF", "E2EMFHead", "E2EMFWithAuxiliary", "MobileFormerFPN")
-_missing: Exception | None = None
+_missing: object = None
 try:
-    from .detector import E2EMF
-    from .head import E2EMFHead
-    from .neck import MobileFormerFPN
-    from .train import hooks as _hooks  # noqa: F401
-    from .train.auxiliary import E2EMFWithAuxiliary
-except (ImportError, AssertionError) as error:
-    # mmdet asserts its mmcv's version.
+    from mmengine.registry import MODELS
+
+    from .archs import ARCHS
+    from .backbone import MobileFormer, MobileFormerClassifier
+    from .checkpoint import convert_official_state_dict
+    from .models import config_names, config_path
+    from .stack import allow_mmengine_checkpoints, known_break
+
+    allow_mmengine_checkpoints()
+    # In mmengine's root registry, so that every OpenMMLab library finds it as type='MobileFormer'.
+    MODELS.register_module(module=MobileFormer, force=True)
+    _missing = known_break()
+except ImportError as error:
+    # `python -m mmdet_mobileformer doctor` runs all the same, to say what does not import and why.
+    if sys.argv[:2] != ["-m", "doctor"]:
+        raise
     _missing = error
+
+_DETECTION = ("E2EMF", "E2EMFHead", "E2EMFTrainingHead", "E2EMFWithAuxiliary", "MobileFormerFPN")
+if isinstance(_missing, str):
+    warnings.warn(_missing, RuntimeWarning, stacklevel=2)
+elif _missing is None:
+    try:
+        from .data import bad_samples_hook  # noqa: F401  (registers)
+        from .detector import E2EMF
+        from .head import E2EMFHead
+        from .neck import MobileFormerFPN
+        from .train import hooks, minutes, optim, other_classes  # noqa: F401  (they register)
+        from .train.auxiliary import E2EMFWithAuxiliary
+        from .train.denoising import E2EMFTrainingHead
+    except (ImportError, AssertionError) as error:
+        # mmdet asserts its mmcv's version.
+        _missing = error
+# ImageNet training alone needs it, and with it a torchvision that fits the torch.
+with suppress(ImportError, AssertionError, RuntimeError):
+    from . import pretrain  # noqa: F401  (registers in mmpretrain)
 
 
 def __getattr__(name: str) -> Any:
@@ -45,10 +65,13 @@ __all__ = [
     "ARCHS",
     "E2EMF",
     "E2EMFHead",
+    "E2EMFTrainingHead",
     "E2EMFWithAuxiliary",
     "MobileFormer",
     "MobileFormerClassifier",
     "MobileFormerFPN",
     "__version__",
+    "config_names",
+    "config_path",
     "convert_official_state_dict",
 ]

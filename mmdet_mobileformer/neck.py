@@ -16,17 +16,18 @@ from .archs import get_arch
 class MobileFormerFPN(FPN):
     """mmdet's FPN with ``arch`` in place of hand-counted input channels.
 
-    P6 is taken from P5's output, as the paper's counts show.
+    P6 is taken from P5's output, as the paper's counts show. Whether backbone and neck fit is seen
+    at the first forward, and in a whole config by :func:`mmdet_mobileformer.pairing.check_pairing`.
 
     Args:
         arch: The backbone's arch.
-        out_indices: The backbone's ``out_indices``.
+        out_indices: The backbone's ``out_indices``, strides 4, 8, 16, 32 as 0 to 3.
         out_channels: Channels of every level.
         num_outs: Number of levels; beyond the backbone's, stride-2 convolutions.
         kwargs: Further arguments of mmdet's FPN.
 
     Raises:
-        ValueError: If the arch is unknown.
+        ValueError: If the arch is unknown or ``out_indices`` are no rising choice of 0 to 3.
     """
 
     def __init__(
@@ -39,6 +40,12 @@ class MobileFormerFPN(FPN):
         **kwargs: Any,
     ) -> None:
         widths = get_arch(arch).out_channels
+        out_indices = tuple(out_indices)
+        if not out_indices or out_indices != tuple(sorted(set(out_indices) & set(range(4)))):
+            raise ValueError(
+                f"MobileFormerFPN got out_indices={out_indices}: give those of the backbone, "
+                "some of 0, 1, 2, 3 in rising order"
+            )
         super().__init__(
             in_channels=[widths[index] for index in out_indices],
             out_channels=out_channels,

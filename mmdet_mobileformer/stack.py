@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+
+from . import old_torch
 
 #: Import name to the distributions that provide it: the stock ones first, then OneDL's.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
@@ -36,16 +41,89 @@ class Installed(NamedTuple):
 
 def installed_versions() -> dict[str, Installed | None]:
     """Look up every package of `DISTRIBUTIONS` without importing it; None where it is absent."""
-    return {package: _find(names) for package, names in DISTRIBUTIONS.items()}
+    return {package: next(iter(_all(package)), None) for package in DISTRIBUTIONS}
 
 
-def _find(distributions: tuple[str, ...]) -> Installed | None:
-    for name in distributions:
+def _all(package: str) -> list[Installed]:
+    """Every installed distribution of an import name; one unless pip was misled."""
+    found = []
+    for name in DISTRIBUTIONS[package]:
         try:
-            return Installed(name, metadata.version(name))
+            found.append(Installed(name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def known_break() -> str | None:
+    """What is known not to work together in the installed stack, before anything is imported.
+
+    Returns:
+        One sentence that names the combination and its fix, or None. Without mmdet only torch and
+        numpy count: the backbone needs neither mmcv nor its operators.
+    """
+    found = installed_versions()
+    torch_, numpy, mmdet, mmcv = (found[name] for name in ("torch", "numpy", "mmdet", "mmcv"))
+    # A torch built by its user may have no metadata; torch itself is imported above.
+    torch_version = torch_.version if torch_ else torch.__version__
+    if numpy and _number(torch_version) < (2, 3) and _number(numpy.version) >= (2,):
+        return (
+            f"torch {torch_version} was built for numpy 1 and cannot use the installed numpy "
+            f"{numpy.version}: pip install 'numpy<2'"
+        )
+    if mmdet is None:
+        return None
+    for package in ("mmengine", "mmcv", "mmdet"):
+        names = [f"{name} {version}" for name, version in _all(package)]
+        if len(names) > 1:
+            return (
+                f"{' and '.join(names)} are installed over each other, both as the module "
+                f"{package}: pip uninstall both, then install one of them again"
+            )
+    if _number(mmdet.version) < (3,):
+        return f"mmdet {mmdet.version} is too old for this package: pip install mmdet==3.3.0"
+    if mmcv is None:
+        return f"{mmdet.distribution} {mmdet.version} needs mmcv, which is not installed: {_fix(mmdet)}"
+    if mmdet.distribution == "mmdet" and _number(mmcv.version) >= (2, 2):
+        return (
+            f"mmdet {mmdet.version} refuses {mmcv.distribution} {mmcv.version} (it wants mmcv below "
+            f"2.2.0): {_fix(mmdet)}"
+        )
+    if not _has_operators():
+        return (
+            f"{mmdet.distribution} {mmdet.version} needs mmcv's compiled operators, which "
+            f"{mmcv.distribution} {mmcv.version} was installed without: "
+            f"pip uninstall {mmcv.distribution}, then {_fix(mmdet)}"
+        )
     return None
+
+
+def _fix(mmdet: Installed) -> str:
+    """How to get the mmcv that this mmdet was verified with."""
+    name, stack = ("mmcv==2.1.0", "stock")
+    if mmdet.distribution != "mmdet":
+        name, stack = ("onedl-mmcv==2.3.6", "onedl")
+    return (
+        f"pip install --no-build-isolation {name} (compiled in about ten minutes), or make setup "
+        f"STACK={stack} in a clone of this package"
+    )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: '2.13.0+cpu' is (2, 13, 0)."""
+    numbers: list[int] = []
+    for part in version.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _has_operators() -> bool:
+    """Whether the installed mmcv has its compiled module, found without importing mmcv."""
+    spec = find_spec("mmcv")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return any(Path(f, "_ext" + s).is_file() for f in folders for s in EXTENSION_SUFFIXES)
 
 
 def _statistic(owner: Any, name: Any) -> Any:
@@ -117,3 +195,21 @@ def allow_mmengine_checkpoints() -> bool:
         return False
     add(_CHECKPOINT_GLOBALS)
     return True
+
+
+def safe_load(file: str | Path, map_location: Any = "cpu") -> Any:
+    """Read a file of torch.save without running code from it, on every torch from 2.0.
+
+    Allowed are tensors, plain data, and what mmengine's Runner puts into its checkpoints.
+
+    Args:
+        file: A local file.
+        map_location: As in torch.load.
+
+    Raises:
+        UnpicklingError: If the file holds anything else.
+    """
+    # Said explicitly: before torch 2.6 the default is to trust the file.
+    if allow_mmengine_checkpoints():
+        return torch.load(file, map_location=map_location, weights_only=True)
+    return old_torch.load(file, map_location, _CHECKPOINT_GLOBALS)

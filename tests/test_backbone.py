@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
-from reference_fill import official_state_dict
 from torch import nn
 
 from mmdet_mobileformer import ARCHS, MobileFormer, convert_official_state_dict
+from mmdet_mobileformer.golden import official_state_dict
 
 SMALL = "26m"
 

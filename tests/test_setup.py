@@ -44,7 +44,7 @@ sys.version_info = (3, 8, 10, 'final', 0)
 
 @pytest.fixture()
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what set-up reads, without .venv, at a path with a blank."""
+    """A copy of what set-up reads, without an environment, at a path with a blank."""
     checkout = tmp_path / 'a checkout'
     (checkout / 'tools').mkdir(parents=True)
     (checkout / 'mmdet_mobileformer').mkdir()
@@ -71,7 +71,7 @@ def run(checkout: Path, tmp_path: Path) -> Run:
         python = os.path.realpath(sys.executable)
         return subprocess.run(
             [shutil.which('bash') or 'bash', str(checkout / 'tools' / 'setup_env.sh'), *args],
-            env={**os.environ, 'PYTHON': python, **env},
+            env={**os.environ, 'PYTHON': python, 'STACK': '', **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -95,7 +95,7 @@ def path_without(tmp_path: Path, *missing: str) -> str:
 def sentence(result: subprocess.CompletedProcess[str], checkout: Path) -> str:
     """The one line of a run that stopped; asserts that it is one and that nothing was made."""
     assert result.returncode == 1, result
-    assert not (checkout / '.venv').exists()
+    assert not list(checkout.glob('.venv*'))
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith('set-up stopped: ')
@@ -150,6 +150,11 @@ def test_unknown_argument(run: Run, checkout: Path) -> None:
     assert 'unknown argument --verbose' in sentence(run('--verbose'), checkout)
 
 
+def test_unknown_stack(run: Run, checkout: Path) -> None:
+    line = sentence(run(STACK='openmmlab'), checkout)
+    assert 'STACK=openmmlab is unknown: choose stock' in line and 'or onedl' in line
+
+
 def test_python_of_venv_is_gone(run: Run, checkout: Path) -> None:
     (checkout / '.venv' / 'bin').mkdir(parents=True)
     (checkout / '.venv' / 'bin' / 'python').symlink_to('/nonexistent/python3.11')
@@ -159,21 +164,38 @@ def test_python_of_venv_is_gone(run: Run, checkout: Path) -> None:
     assert (checkout / '.venv' / 'bin' / 'python').is_symlink()  # left to its owner
 
 
+NO_INDEX = dict(
+    PIP_CONFIG_FILE=os.devnull,
+    PIP_INDEX_URL='http://127.0.0.1:9/simple',  # the discard port: nothing answers
+    PIP_EXTRA_INDEX_URL='',
+    PIP_FIND_LINKS='',
+)
+
+
 @pytest.mark.slow  # makes a virtual environment
-def test_no_network(run: Run, checkout: Path) -> None:
-    result = run(
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_INDEX_URL='http://127.0.0.1:9/simple',  # the discard port: nothing answers
-        PIP_EXTRA_INDEX_URL='',
-        PIP_FIND_LINKS='',
-    )
+@pytest.mark.parametrize(
+    ('stack', 'folder', 'pins'),
+    [
+        ('', '.venv', ('mmcv==2.1.0', 'mmdet==3.3.0', 'mmengine==0.10.7')),
+        (
+            'onedl',
+            '.venv-onedl',
+            ('onedl-mmcv==2.3.6', 'onedl-mmdetection==3.5.1', 'onedl-mmengine==0.10.12'),
+        ),
+    ],
+)
+def test_no_network(
+    run: Run, checkout: Path, stack: str, folder: str, pins: tuple[str, ...]
+) -> None:
+    result = run(STACK=stack, **NO_INDEX)
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith('set-up stopped: ')]
     assert len(lines) == 1 and result.stderr.splitlines()[-1] == lines[0]
     assert 'pip reaches no package index' in lines[0]
-    for name in ('mmcv==2.1.0', 'mmdet==3.3.0', 'mmengine==0.10.7'):
-        assert name in lines[0]
-    assert not (checkout / '.venv' / 'setup.stamp').exists()
+    assert set(pins) <= set(lines[0].split())
+    assert [path.name for path in checkout.glob('.venv*')] == [folder]
+    assert (checkout / folder / '.gitignore').read_text() == '*\n'
+    assert not (checkout / folder / 'setup.stamp').exists()
 
 
 def test_parallel_runs_wait_for_each_other(checkout: Path) -> None:
@@ -182,7 +204,7 @@ def test_parallel_runs_wait_for_each_other(checkout: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(
             ['bash', str(script)],
-            env={**os.environ, 'PYTHON': '/nonexistent/python'},
+            env={**os.environ, 'PYTHON': '/nonexistent/python', 'STACK': ''},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -197,10 +219,30 @@ def test_every_part_of_ci_is_a_target() -> None:
     parts = subprocess.run(
         ['make', '-pn', 'help'], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split('PARTS := ')[1].splitlines()[0].split()
-    assert {'setup', 'lint', 'typecheck', 'test', 'test-slow', 'test-distributed'} <= set(parts)
+    tests = {'test', 'test-slow', 'test-distributed', 'test-onedl'}
+    assert {'setup', 'lint', 'typecheck', 'demo', *tests} <= set(parts)
     for part in parts:
         subprocess.run(['make', '-n', part], cwd=ROOT, capture_output=True, check=True)
 
+
+@pytest.mark.parametrize(
+    ('arguments', 'folder'),
+    [
+        (['test'], '.venv'),
+        (['test', 'STACK=onedl'], '.venv-onedl'),
+        (['test-onedl'], '.venv-onedl'),
+        (['test-onedl', 'STACK=stock'], '.venv-onedl'),
+    ],
+)
+def test_the_stack_chooses_the_environment(arguments: list[str], folder: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k != 'STACK' and not k.startswith('MAKE')}
+    dry = subprocess.run(
+        ['make', '-n', *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    (command,) = [line for line in dry.stdout.splitlines() if ' -m pytest ' in line]
+    assert command.startswith(f'{folder}/bin/python ')
+    for word in command.split():
+        assert not word.startswith('tests/') or (ROOT / word).is_file()
 
 def test_clean_keeps_what_took_long(tmp_path: Path) -> None:
     shutil.copy(ROOT / 'Makefile', tmp_path)

@@ -308,6 +308,7 @@ def model_from_config(config: str | Path, options: dict[str, Any] | None = None)
     from mmengine.registry import init_default_scope
 
     import mmdet_mobileformer  # noqa: F401  (registers MobileFormer and, with mmdet, the detector)
+    from mmdet_mobileformer.pairing import check_pairing
 
     path = Path(config)
     if not path.is_file():
@@ -320,6 +321,7 @@ def model_from_config(config: str | Path, options: dict[str, Any] | None = None)
         raise ValueError(f"config '{path}' cannot be read: {_one_line(error)}") from error
     if cfg.get("model") is None:
         raise ValueError(f"config '{path}' has no `model`: give a config that defines one.")
+    check_pairing(cfg)
     try:
         from mmdet.registry import MODELS as MMDET_MODELS
         from mmdet.utils import register_all_modules
