@@ -16,10 +16,10 @@ TORCHRUN_ARGS=(
     --nproc_per_node="$GPUS"
 )
 
-# The environment that tools/setup_env.sh made, unless PYTHON names another one.
+# The environment that tools/setup_env.sh made, unless another one is active or PYTHON names one.
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
-    if [ -x "$HERE/../.venv/bin/python" ]; then
+    if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$HERE/../.venv/bin/python" ]; then
         PYTHON="$HERE/../.venv/bin/python"
     fi
 fi

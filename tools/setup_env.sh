@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Makes the virtual environment .venv in this checkout with the versions that were verified together.
+# Makes a virtual environment in this checkout with versions that were verified together.
 # Safe to run again: what is there is kept, what is missing is added, and a finished set-up takes seconds.
 #
 #   tools/setup_env.sh                  set up, or add what is missing
 #   tools/setup_env.sh --missing-packages   print the Debian packages that are missing (nothing if none)
 #
-# PYTHON=/path/to/python3.11 chooses the interpreter. If that interpreter already has torch >= 2.0 (a CUDA build, say), or .venv
-# has one, that torch is used. MAX_JOBS limits the compiler processes. pip's own settings (PIP_INDEX_URL, pip.conf) apply as usual.
+# STACK=stock (the default) makes .venv with OpenMMLab's packages, STACK=onedl makes .venv-onedl with OneDL's forks of them.
+# PYTHON=/path/to/python3.11 chooses the interpreter. If that interpreter already has torch >= 2.0 (a CUDA build, say), or the
+# environment has one, that torch is used. MAX_JOBS limits the compiler processes. pip's own settings (PIP_INDEX_URL, pip.conf)
+# apply as usual.
 set -euo pipefail
 
 # ---- What was verified together -------------------------------------------------------------------------------------
@@ -14,18 +16,37 @@ PYTHON_VERSION=3.11
 TORCH='torch==2.13.0'
 # After torch, which brings a newer setuptools: mmcv 2.1.0 needs pkg_resources, gone in setuptools 81.
 BUILD_TOOLS=('setuptools<81' 'wheel==0.48.*' 'ninja==1.13.*' 'psutil==7.2.*')
-MMENGINE='mmengine==0.10.7'
-MMCV='mmcv==2.1.0'
-MMDET='mmdet==3.3.0'
-DEV_TOOLS=('pytest==9.2.*' 'hypothesis==6.170.*' 'ruff==0.17.*' 'mypy==2.4.*')
+STACK=${STACK:-stock}
+case $STACK in
+  stock)
+    VENV_NAME=.venv
+    MMENGINE='mmengine==0.10.7'
+    MMCV='mmcv==2.1.0'
+    MMDET='mmdet==3.3.0'
+    ;;
+  onedl)
+    # The same import names under other distribution names, hence never in one environment with the stock ones.
+    VENV_NAME=.venv-onedl
+    MMENGINE='onedl-mmengine==0.10.12'
+    MMCV='onedl-mmcv==2.3.6'
+    MMDET='onedl-mmdetection==3.5.1'
+    ;;
+  *)
+    echo "set-up stopped: STACK=$STACK is unknown: choose stock (OpenMMLab's packages) or onedl (OneDL's forks)." >&2
+    exit 1
+    ;;
+esac
+# What the package itself needs; it is installed without its dependencies.
+OWN=('safetensors==0.8.*')
+DEV_TOOLS=('pytest==9.2.*' 'pytest-xdist==3.8.*' 'hypothesis==6.170.*' 'ruff==0.17.*' 'mypy==2.4.*')
 # What mm* ask for without a version. Not applied beside a torch of the user's own, which has its own needs (numpy).
 CONSTRAINTS=('numpy==2.4.6' 'opencv-python==5.0.0.93' 'pycocotools==2.0.11' 'scipy==1.17.1' 'matplotlib==3.11.2'
   'shapely==2.2.0' 'yapf==0.43.0')
 # Everything but torch, of which any release from 2.0 is accepted.
-PINS=("${BUILD_TOOLS[@]}" "$MMENGINE" "$MMCV" "$MMDET" "${DEV_TOOLS[@]}")
+PINS=("${BUILD_TOOLS[@]}" "$MMENGINE" "$MMCV" "$MMDET" "${OWN[@]}" "${DEV_TOOLS[@]}")
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=$ROOT/.venv
+VENV=$ROOT/$VENV_NAME
 VPY=$VENV/bin/python
 STAMP=$VENV/setup.stamp
 LOG=$VENV/setup.log
@@ -46,7 +67,7 @@ trap stop_heartbeat EXIT
 # ---- What is there ----------------------------------------------------------------------------------------------------
 runs() { "$1" -c '' >/dev/null 2>&1; }
 
-# Prints those of the given requirements (name==1.2, name==1.2.*, name<81) that .venv does not satisfy.
+# Prints those of the given requirements (name==1.2, name==1.2.*, name<81) that the environment does not satisfy.
 unmet() {
   "$VPY" - "$@" <<'PY'
 import re
@@ -214,14 +235,15 @@ make_venv() {
     if has_torch "$PYTHON"; then
       if "$PYTHON" -c 'import sys; sys.exit(sys.prefix != sys.base_prefix)'; then
         options=(--system-site-packages)
-        say "$PYTHON has torch already: .venv uses it"
+        say "$PYTHON has torch already: $VENV_NAME uses it"
       else
-        say "$PYTHON belongs to a virtual environment, whose torch another one cannot use: .venv gets its own"
+        say "$PYTHON belongs to a virtual environment, whose torch another one cannot use: $VENV_NAME gets its own"
       fi
     fi
     say "making the virtual environment $VENV"
     "$PYTHON" -m venv "${options[@]}" "$VENV" >&2 || die "$PYTHON -m venv failed, see above."
   fi
+  echo '*' >"$VENV/.gitignore" # the environment is none of git's and ruff's business
   PYTHON=$VPY
   check_python_version
   export VIRTUAL_ENV=$VENV PATH="$VENV/bin:$PATH" # mmcv's build looks for ninja on PATH
@@ -251,8 +273,9 @@ install_mmcv() {
   export MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(compiler_processes)}"
   # Python's own flags ask for debug symbols, which double the time and are of no use here.
   export CFLAGS="${CFLAGS:+$CFLAGS }-g0"
-  local cached
-  cached=$("$VPY" -m pip cache list mmcv 2>/dev/null | grep -o "${MMCV/==/-}-cp${PYTHON_VERSION/./}[^ ]*" | head -n 1 || true)
+  local cached wheel=${MMCV%%==*}
+  wheel=${wheel//-/_} # as file names of wheels spell it
+  cached=$("$VPY" -m pip cache list "$wheel" 2>/dev/null | grep -o "$wheel-${MMCV#*==}-cp${PYTHON_VERSION/./}[^ ]*" | head -n 1 || true)
   if [[ -n $cached && -n $(unmet "$MMCV") ]]; then
     say "installing mmcv from the wheel that pip built earlier ($cached)"
     pip_install "installing mmcv" -v --no-build-isolation "${constraints[@]}" "$MMCV"
@@ -285,10 +308,11 @@ install_all() {
     constraints=(--constraint "$VENV/constraints.txt")
   fi
   local group
-  mapfile -t group < <(unmet "${BUILD_TOOLS[@]}")
-  ((${#group[@]} == 0)) || pip_install "installing the build tools" "${group[@]}"
+  # mmengine before mmcv, which would else bring the newest one.
+  mapfile -t group < <(unmet "${BUILD_TOOLS[@]}" "$MMENGINE")
+  ((${#group[@]} == 0)) || pip_install "installing the build tools" "${constraints[@]}" "${group[@]}"
   install_mmcv
-  mapfile -t group < <(unmet "$MMENGINE" "$MMDET" "${DEV_TOOLS[@]}")
+  mapfile -t group < <(unmet "$MMDET" "${OWN[@]}" "${DEV_TOOLS[@]}")
   if ((${#group[@]} > 0)); then
     say "installing ${group[*]}"
     pip_install "installing the rest" "${constraints[@]}" "${group[@]}"
@@ -349,4 +373,4 @@ main() {
   fingerprint >"$STAMP"
 }
 
-main "$@"
+main "$@"; exit # bash reads a script as it runs: nothing is read after an edit

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector: tools/train.py CONFIG [flags]. The flags are mmdet's, plus --data-root."""
+"""Train a detector: tools/train.py CONFIG [flags]. The flags are mmdet's and a few more."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data-root", help="folder to read every data set and evaluator from")
     parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="'auto' takes the classes from the annotation file; or some of them, comma-separated",
+    )
+    parser.add_argument(
+        "--skip-doctor", action="store_true", help="do not examine the data before training"
+    )
+    parser.add_argument(
+        "--strict-data",
+        action="store_true",
+        help="stop at bad pictures and boxes instead of leaving them out",
+    )
+    parser.add_argument(
         "--amp", action="store_true", help="mixed precision; on a CPU that is bfloat16"
     )
     parser.add_argument(
@@ -33,6 +46,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="continue from CHECKPOINT, or without a value from the latest one in the work dir",
     )
     parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load --resume's or load_from's file even if it can run code: only files you made",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
@@ -46,7 +64,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="who started the processes; see dist_train.sh and slurm_train.sh",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except (AssertionError, ValueError) as error:  # mmengine's reading of KEY=VALUE
+        parser.error(f"--cfg-options needs KEY=VALUE with matching brackets ({error})")
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
 
@@ -55,21 +76,28 @@ def main() -> None:
     """Check everything, build the Runner and train."""
     args = parse_args()
     # Imported after parsing, so that --help and a mistyped flag answer at once.
+    from mmdet_mobileformer.stack import known_break
+
+    if (broken := known_break()) is not None:
+        raise SystemExit(f"train.py: {broken}")
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     import mmdet_mobileformer  # noqa: F401  (registers the modules)
     from mmdet_mobileformer.train.build import build_runner, train_config
     from mmdet_mobileformer.train.errors import one_sentence_errors
+    from mmdet_mobileformer.train.guards import check_start
     from mmdet_mobileformer.train.launch import close_launcher
     from mmdet_mobileformer.train.memory import keep_freed_memory
 
     setup_cache_size_limit_of_dynamo()
     keep_freed_memory()
-    with one_sentence_errors():
-        try:
-            build_runner(train_config(args)).train()
-        finally:
-            close_launcher()
+    try:
+        with one_sentence_errors():
+            runner = build_runner(train_config(args))
+            check_start(runner)
+            runner.train()
+    finally:
+        close_launcher()
 
 
 if __name__ == "__main__":

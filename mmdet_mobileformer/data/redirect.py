@@ -36,16 +36,16 @@ def redirect_data_root(cfg: Any, root: str | Path) -> None:
         ValueError: if the config has no data set, or a relative path that lies under no known root.
     """
     root = str(root)
-    sections = list(_sections(cfg, ("dataloader", "dataset", "evaluator")))
+    sections = list(sections_of(cfg, ("dataloader", "dataset", "evaluator")))
     top = cfg.get("data_root")
     olds = [top] if isinstance(top, str) else []
     for _, section in sections:
-        olds += [d["data_root"] for d in _data_sets(section) if isinstance(d.get("data_root"), str)]
-    if not any(True for _, section in sections for _ in _data_sets(section)):
+        olds += [d["data_root"] for d in data_sets_of(section) if isinstance(d.get("data_root"), str)]
+    if not any(True for _, section in sections for _ in data_sets_of(section)):
         raise ValueError("--data-root: the config has no data set to redirect")
     move = _Move(olds, top, root)
     for name, section in sections:
-        found = _dicts if name.endswith("evaluator") else _data_sets
+        found = dicts_of if name.endswith("evaluator") else data_sets_of
         for owner in found(section):
             if id(owner) in move.done:
                 continue
@@ -74,14 +74,14 @@ class _Move:
     def root(self, old: str) -> str:
         """The new place of a data set's root: below the new root as it was below the config's."""
         rest = None if self.top is None else _below(old, self.top)
-        return self.new if not rest else _join(self.new, rest)
+        return self.new if not rest else join_path(self.new, rest)
 
     def path(self, old: str) -> str | None:
         """The new place of a path below an old root; None where it is below none."""
         for root in self.olds:
             rest = _below(old, root)
             if rest is not None:
-                joined = _join(self.root(root), rest)
+                joined = join_path(self.root(root), rest)
                 return joined + "/" if old.endswith("/") and not joined.endswith("/") else joined
         return None
 
@@ -125,19 +125,19 @@ def check_data(cfg: Any, splits: Iterable[str]) -> None:
     missing: list[str] = []
     layout: list[str] = []
     roots: list[str] = []
-    for name, section in _sections(cfg, ("dataloader", "evaluator")):
+    for name, section in sections_of(cfg, ("dataloader", "evaluator")):
         if not name.startswith(splits):
             continue
         if name.endswith("evaluator"):
-            files = [f for e in _dicts(section) for f in _strings(e.get("ann_file"))]
+            files = [f for e in dicts_of(section) for f in strings_of(e.get("ann_file"))]
             missing += [f for f in files if "://" not in f and not os.path.isfile(f)]
             continue
-        for data_set in _data_sets(section):
+        for data_set in data_sets_of(section):
             root = data_set.get("data_root") or ""
             roots.append(root)
             for path, is_there in _needs(data_set):
                 layout.append(path)
-                full = _join(root, path)
+                full = join_path(root, path)
                 if "://" not in full and not is_there(full):
                     missing.append(full)
     if not missing:
@@ -157,10 +157,10 @@ def check_data(cfg: Any, splits: Iterable[str]) -> None:
 
 def _needs(data_set: Any) -> Iterator[tuple[str, Any]]:
     """The files and folders of a data set, relative to its root, each with its check."""
-    for path in _strings(data_set.get("ann_file")):
+    for path in strings_of(data_set.get("ann_file")):
         yield path, os.path.exists
     prefixes = data_set.get("data_prefix")
-    for path in _strings(list(prefixes.values()) if isinstance(prefixes, dict) else prefixes):
+    for path in strings_of(list(prefixes.values()) if isinstance(prefixes, dict) else prefixes):
         yield path, _is_folder
 
 
@@ -169,33 +169,34 @@ def _is_folder(path: str) -> bool:
     return os.path.isdir(path) or (not path.endswith("/") and os.path.isdir(os.path.dirname(path)))
 
 
-def _sections(cfg: Any, endings: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def sections_of(cfg: Any, endings: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """Top-level entries of a config by the ending of their name, lists of them included."""
     for name in list(cfg.keys()):
         if str(name).endswith(endings) and isinstance(cfg[name], (dict, list, tuple)):
             yield name, cfg[name]
 
 
-def _dicts(value: Any) -> Iterator[Any]:
+def dicts_of(value: Any) -> Iterator[Any]:
     """Every dict in a value, itself included, but for what is no data."""
     if isinstance(value, dict):
         yield value
         for key in list(value):
             if key not in _NOT_DATA and not str(key).endswith("_prefix"):
-                yield from _dicts(value[key])
+                yield from dicts_of(value[key])
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _dicts(item)
+            yield from dicts_of(item)
 
 
-def _data_sets(value: Any) -> Iterator[Any]:
+def data_sets_of(value: Any) -> Iterator[Any]:
     """Every data set in a value that itself names files, not its wrappers."""
-    for item in _dicts(value):
+    for item in dicts_of(value):
         if any(key in item for key in ("data_root", "ann_file", "data_prefix")):
             yield item
 
 
-def _strings(value: Any) -> list[str]:
+def strings_of(value: Any) -> list[str]:
+    """The strings of a value that is one, or a list of some."""
     if isinstance(value, (list, tuple)):
         return [item for item in value if isinstance(item, str) and item]
     return [value] if isinstance(value, str) and value else []
@@ -213,6 +214,6 @@ def _below(path: str, root: str) -> str | None:
     return plain[len(base) + 1 :] if plain.startswith(base.rstrip("/") + "/") else None
 
 
-def _join(root: str, path: str) -> str:
+def join_path(root: str, path: str) -> str:
     """os.path.join, but without a trailing slash for an empty rest."""
     return os.path.join(root, path) if path else root

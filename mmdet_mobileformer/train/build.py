@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
@@ -10,13 +9,17 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from ..checkpoint import read_checkpoint
-from ..data.redirect import check_data, redirect_data_root
+from ..data.bad_samples_hook import skip_bad_samples
+from ..data.redirect import check_data
+from ..pairing import check_pairing
 from .amp import apply_amp
+from .guards import add_guards, check_checkpoint, check_init_files, latest_checkpoint, set_resume
 from .launch import adapt_to_processes, init_launcher, is_first_process
+from .own_data import choose_data, guard_data
 from .pretrained import apply_pretrained
+from .safe_loading import trust_checkpoint
 
 
 def read_config(file: str, options: dict[str, Any] | None = None) -> Config:
@@ -34,9 +37,37 @@ def read_config(file: str, options: dict[str, Any] | None = None) -> Config:
         raise ValueError(f"config {file} cannot be read: {_brief(error)}") from error
     try:
         cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except Exception as error:  # mmengine's own assertions among them
         raise ValueError(f"--cfg-options does not fit {file}: {_brief(error)}") from error
+    _check_sections(cfg, file)
     return cfg
+
+
+#: What the sections that every tool reads must be, None aside.
+_SECTIONS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "train_cfg", "val_cfg", "test_cfg", "optim_wrapper"), (dict,)),
+    **dict.fromkeys(("train_dataloader", "val_dataloader", "test_dataloader"), (dict,)),
+    **dict.fromkeys(("val_evaluator", "test_evaluator"), (dict, list)),
+    **dict.fromkeys(("default_hooks", "env_cfg", "randomness", "auto_scale_lr"), (dict,)),
+    **dict.fromkeys(("work_dir", "load_from", "data_root", "default_scope"), (str,)),
+    **dict.fromkeys(("custom_hooks",), (list, tuple)),
+    **dict.fromkeys(("param_scheduler",), (dict, list)),
+    **dict.fromkeys(("resume",), (bool,)),
+}
+
+
+def _check_sections(cfg: Config, file: str) -> None:
+    for name, kinds in _SECTIONS.items():
+        if cfg.get(name) is None or isinstance(cfg[name], kinds):
+            continue
+        # A finished object, such as a data set of a script that calls this, is used as it is.
+        if isinstance(cfg[name], (bool, int, float, str, bytes, list, tuple, dict)):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"config {file}: {name} must be {expected}, not {cfg[name]!r}"[:300])
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and "dataset" not in loader:
+            raise ValueError(f"config {file}: {name} has no dataset")
 
 
 def train_config(args: Namespace) -> Config:
@@ -45,22 +76,31 @@ def train_config(args: Namespace) -> Config:
     Starts the process group where `--launcher` asks for it on CPUs.
 
     Args:
-        args: config, work_dir, amp, auto_scale_lr, resume, cfg_options, launcher, data_root.
+        args: config, work_dir, amp, auto_scale_lr, resume, cfg_options, launcher, data_root,
+            trust_checkpoint, classes, skip_doctor, strict_data.
 
     Raises:
         FileNotFoundError: when the config, a checkpoint or the data set is missing.
-        ValueError: when a flag does not fit the config or the machine.
+        ValueError: when a flag does not fit the config or the machine, or the data cannot be
+            trained on.
     """
-    cfg = _common_config(args)
+    cfg = _common_config(args, ("train", "val"))
     apply_amp(cfg, args.amp)
     if args.auto_scale_lr:
         _scale_lr(cfg)
-    _resume(cfg, args.resume)
     _need(cfg, ("model", "train_dataloader", "train_cfg", "optim_wrapper"), "training")
+    if getattr(args, "trust_checkpoint", False):
+        _trust(cfg, args.resume)
+    set_resume(cfg, args.resume)
+    check_init_files(cfg)
     check_data(cfg, ("train", "val") if cfg.get("val_cfg") is not None else ("train",))
+    say = print if is_first_process() else _silent
+    guard_data(cfg, args, say)
     init_launcher(args.launcher)
     adapt_to_processes(cfg, args.launcher)
-    apply_pretrained(cfg, print if is_first_process() else _silent)
+    apply_pretrained(cfg, say)
+    for sentence in add_guards(cfg):
+        say(sentence)
     return cfg
 
 
@@ -71,7 +111,7 @@ def test_config(args: Namespace) -> Config:
 
     Args:
         args: config, checkpoint, work_dir, out, show, show_dir, wait_time, cfg_options, launcher,
-            tta, data_root.
+            tta, data_root, trust_checkpoint, classes.
 
     Raises:
         FileNotFoundError: when the config, the checkpoint or the data set is missing.
@@ -79,14 +119,17 @@ def test_config(args: Namespace) -> Config:
     """
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out {args.out} must end in .pkl or .pickle")
-    cfg = _common_config(args)
+    cfg = _common_config(args, ("test",))
     _need(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
     if args.show or args.show_dir:
         _draw(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         use_test_time_augmentation(cfg)
     check_data(cfg, ("test",))
-    _check_checkpoint(args.checkpoint)
+    skip_bad_samples(cfg)
+    if getattr(args, "trust_checkpoint", False):
+        trust_checkpoint(args.checkpoint)
+    check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     init_launcher(args.launcher)
     adapt_to_processes(cfg, args.launcher)
@@ -96,37 +139,6 @@ def test_config(args: Namespace) -> Config:
 def build_runner(cfg: Config) -> Any:
     """The Runner of a config: mmengine's, or the one that its `runner_type` names."""
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-
-
-def check_fit(runner: Any, file: str) -> None:
-    """Stop when a checkpoint lacks weights of the model: mmengine would test random ones.
-
-    Args:
-        runner: The Runner about to load `file`.
-        file: A local checkpoint; others (URLs) are not looked at.
-
-    Raises:
-        ValueError: naming the first missing or misshapen weights.
-    """
-    if "://" in file:
-        return
-    checkpoint = read_checkpoint(file)
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    bad = []
-    for name, value in runner.model.state_dict().items():
-        key = name
-        while key.startswith("module.") and key not in state:
-            key = key.removeprefix("module.")
-        if key.endswith("num_batches_tracked"):
-            continue  # a counter that only training with momentum=None reads
-        if key not in state or state[key].shape != value.shape:
-            bad.append(key)
-    if bad:
-        raise ValueError(
-            f"checkpoint {file} does not fit the config's model: {len(bad)} weights are missing "
-            f"or of another shape ({', '.join(bad[:3])}{' ...' if len(bad) > 3 else ''})"
-        )
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
@@ -172,15 +184,17 @@ def _pipelines(value: Any) -> list[Any]:
     return []
 
 
-def _common_config(args: Namespace) -> Config:
+def _common_config(args: Namespace, splits: tuple[str, ...]) -> Config:
     cfg = read_config(args.config, args.cfg_options)
     # The order of mmdet: the flag, the config, the name of the config file.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("./work_dirs") / Path(args.config).stem)
-    if args.data_root is not None:
-        redirect_data_root(cfg, args.data_root)
+    if cfg.get("val_cfg") is None:
+        splits = tuple(split for split in splits if split != "val")
+    choose_data(cfg, args, splits, print if is_first_process() else _silent)
+    check_pairing(cfg)
     for name in list(cfg.keys()):
         if name.endswith("dataloader") and isinstance(cfg[name], dict):
             _fix_workers(cfg[name])
@@ -205,34 +219,12 @@ def _scale_lr(cfg: Config) -> None:
     scale["enable"] = True
 
 
-def _resume(cfg: Config, resume: str | None) -> None:
-    if resume is None:
-        if cfg.get("load_from"):
-            _check_checkpoint(cfg.load_from)
-        return
-    cfg.resume = True
-    cfg.load_from = None if resume == "auto" else resume
-    file = resume if resume != "auto" else find_latest_checkpoint(cfg.work_dir)
-    if file is None:
-        return
-    checkpoint = _check_checkpoint(file)
-    if checkpoint is not None and not (
-        {"meta", "message_hub", "optimizer"} <= set(checkpoint) and "iter" in checkpoint["meta"]
-    ):
-        raise ValueError(
-            f"checkpoint {file} holds weights but no state of a training, so it cannot be resumed: "
-            "start from it by --cfg-options load_from=FILE"
-        )
-
-
-def _check_checkpoint(file: str) -> Any:
-    """Read a local checkpoint to see that it is whole and safe; None for a URL."""
-    if "://" in file:
-        return None
-    checkpoint = read_checkpoint(os.path.expanduser(file))
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"checkpoint {file} holds no state dict: give a file with the weights")
-    return checkpoint
+def _trust(cfg: Config, resume: str | None) -> None:
+    """`--trust-checkpoint`: what the command or the config names is loaded even if it holds code."""
+    named = [resume if resume != "auto" else latest_checkpoint(cfg.work_dir)]
+    for reference in (*named, cfg.get("load_from")):
+        if isinstance(reference, str):
+            trust_checkpoint(reference)
 
 
 def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

@@ -46,7 +46,8 @@ def apply_pretrained(cfg: Any, say: Callable[[str], None] = print) -> None:
         raise ValueError("pretrained is set, but the config's model has no backbone")
     optim = cfg.setdefault("optim_wrapper", {})
     multipliers = optim.setdefault("paramwise_cfg", {}).setdefault("custom_keys", {})
-    multipliers.setdefault("backbone", {})["lr_mult"] = BACKBONE_LR_MULT
+    lr_mult = cfg.get("pretrained_lr_mult", BACKBONE_LR_MULT)
+    multipliers.setdefault("backbone", {})["lr_mult"] = lr_mult
     model["backbone"]["norm_eval"] = True
     if loaded_later:
         # The run continues from a checkpoint: the weights in FILE would be overwritten at once.

@@ -58,16 +58,33 @@ def test_resumed_and_finished(trained: Trained) -> None:
 def test_resume_equals_a_run_in_one_go(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    flags = ("--data-root", trained.data, "--work-dir", tmp_path / "work", "--cfg-options")
-    options = ("train_cfg.max_epochs=2", "model.bbox_head.dropout=0.0")
-    run(monkeypatch, "train.py", trained.config, *flags, *options, cwd=tmp_path)
-    whole = torch.load(tmp_path / "work/epoch_2.pth", weights_only=True)["state_dict"]
-    options = ("train_cfg.max_epochs=2", "model.bbox_head.dropout=0.0")
-    file = tmp_path / "work/epoch_1.pth"
-    flags = ("--data-root", trained.data, "--work-dir", tmp_path / "again", "--resume", file)
-    run(monkeypatch, "train.py", trained.config, *flags, "--cfg-options", *options, cwd=tmp_path)
-    again = torch.load(tmp_path / "again/epoch_2.pth", weights_only=True)["state_dict"]
-    assert all(torch.allclose(value, again[key], atol=1e-6) for key, value in whole.items())
+    """Bit for bit, from the middle of an epoch, with dropout, flips, shuffling and an average."""
+    config = trained.config.with_name("exact.py")
+    config.write_text(
+        f"_base_ = './{trained.config.name}'\n"
+        "train_cfg = dict(max_epochs=2, val_interval=2)\n"
+        "train_dataloader = dict(batch_size=1, sampler=dict(shuffle=True), dataset=dict(dataset=dict("
+        "pipeline=_base_.load + _base_.resize + [dict(type='RandomFlip', prob=0.5)] + _base_.pack)))\n"
+        "default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))\n"
+        "custom_hooks = [dict(type='EMAHook')]\n"
+        "model = dict(bbox_head=dict(dropout=0.1))\n"
+        "param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6)]\n"
+    )
+    flags = ("--data-root", trained.data, "--work-dir")
+    run(monkeypatch, "train.py", config, *flags, tmp_path / "work", cwd=tmp_path)
+    again = (tmp_path / "again", "--resume", tmp_path / "work/iter_3.pth")
+    run(monkeypatch, "train.py", config, *flags, *again, cwd=tmp_path)
+    first, second = (
+        torch.load(tmp_path / folder / "iter_8.pth", weights_only=True)
+        for folder in ("work", "again")
+    )
+    assert not (tmp_path / "again/iter_3.pth").exists(), "it went on after it"
+    for part in ("state_dict", "ema_state_dict"):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
+    for index, state in first["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, second["optimizer"]["state"][index][name]), name
 
 
 def test_test_equals_validation(

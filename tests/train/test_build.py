@@ -44,7 +44,7 @@ def weights(tmp_path: Path) -> Path:
 def test_defaults(tiny: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     cfg = build.train_config(train_args(tiny))
     assert cfg.work_dir == "work_dirs/tiny" and cfg.launcher == "none"
-    assert cfg.train_dataloader.dataset.dataset.data_root == str(tiny[1])
+    assert cfg.train_dataloader.dataset.dataset.dataset.data_root == str(tiny[1])
     assert cfg.val_evaluator[0].ann_file == f"{tiny[1]}/annotations/instances_val.json"
     assert "Training from scratch" in capsys.readouterr().out
     assert not cfg.get("resume") and cfg.optim_wrapper.type == "OptimWrapper"
@@ -56,7 +56,7 @@ def test_flags(tiny: tuple[Path, Path], tmp_path: Path) -> None:
         train_args(tiny, work_dir=str(tmp_path), auto_scale_lr=True, cfg_options=options)
     )
     assert cfg.work_dir == str(tmp_path) and cfg.auto_scale_lr.enable is True
-    assert cfg.train_dataloader.dataset.times == 3
+    assert cfg.train_dataloader.dataset.dataset.times == 3
     # Workers live as long as the run, or every epoch repeats its augmentations.
     assert cfg.train_dataloader.persistent_workers is True
     assert cfg.val_dataloader.persistent_workers is False
@@ -160,19 +160,3 @@ def test_tta_reaches_nested_data_sets() -> None:
     )
     build.use_test_time_augmentation(cfg)
     assert [d.pipeline for d in cfg.test_dataloader.dataset.datasets] == [[dict(type="B")]] * 2
-
-
-class FakeRunner:
-    """A Runner as far as check_fit looks at it."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-
-
-def test_check_fit(weights: Path) -> None:
-    model = torch.nn.ModuleDict(dict(fc=torch.nn.Linear(3, 2, bias=False)))
-    build.check_fit(FakeRunner(model), str(weights))
-    build.check_fit(FakeRunner(torch.nn.ModuleDict(dict(module=model))), str(weights))
-    for other in (torch.nn.Linear(3, 2), torch.nn.Linear(4, 2, bias=False)):
-        with pytest.raises(ValueError, match="does not fit the config's model.*fc.weight|fc.bias"):
-            build.check_fit(FakeRunner(torch.nn.ModuleDict(dict(fc=other))), str(weights))
