@@ -52,6 +52,8 @@ SHORTER = [
      'val_dataloader.dataset.pipeline.1.scale="(160,128)"'),
     # Two pictures are enough to see a time.
     (r"--measure \d+", "--measure 64"),
+    # Seconds in place of an hour, which say nothing about growth.
+    (r"(soak\.py \S+)", r"\1 --minutes 0.3 --every 0.2 --most inf"),
     # pip finds everything installed, and installs nothing into the environment of these tests.
     (r"-m pip install ", "-m pip install --no-index --dry-run "),
     (r"python3\.11 -m venv \.venv-imagenet", "python3.11 -m venv --without-pip made-venv"),
@@ -167,6 +169,12 @@ class Sandbox:
         if "mobileformer_96m.safetensors" in page:
             state = MobileFormerClassifier("96m").state_dict()
             _save_safetensors(state, self.folder / "mobileformer_96m.safetensors")
+        if re.search(r"\bMYDATA\b", page) and has_mmdet():
+            from mmdet_mobileformer.data.shapes import make_shapes
+
+            make_shapes(self.folder / "MYDATA", splits=dict(train=24), seed=1)
+        if "nonfinite_iter_1234.pth" in page and has_mmdet():
+            _save_step(self.folder / "configs" / "e2emf_demo.py", work_dirs / "RUN")
         # What mmpretrain writes after training one of configs/imagenet: see tests/test_pretrain.py.
         trained = work_dirs / "mobileformer_508m_in1k" / "epoch_1.pth"
         if trained.parent.name in page and not has_mmpretrain():
@@ -275,6 +283,7 @@ def _copy_configs(source: Path, target: Path) -> None:
         text = file.read_text()
         text = re.sub(r"\bmax_epochs ?= ?\d+", "max_epochs=1", text)
         text = re.sub(r"\bend=12\b", "end=1", text)
+        text = re.sub(r"\bminutes=\d+", "minutes=0.05", text)
         text = re.sub(r"\bnum_workers=\d+", "num_workers=0", text)
         text = text.replace("persistent_workers=True", "persistent_workers=False")
         text = text.replace("batch_size=128", "batch_size=2")
@@ -296,6 +305,33 @@ def _save_safetensors(state: dict[str, torch.Tensor], file: Path) -> None:
     except ImportError:
         return
     save_file({key: value.contiguous() for key, value in state.items()}, file)
+
+
+def _save_step(config: Path, work_dir: Path) -> None:
+    """What a run that stopped at NaN leaves, but with a batch whose losses are finite now."""
+    from mmdet.registry import MODELS
+    from mmdet.structures import DetDataSample
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+    from mmengine.structures import InstanceData
+
+    from mmdet_mobileformer.train.replay import save_step
+    from mmdet_mobileformer.train.sampling import generator_states
+
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(config))
+    work_dir.mkdir(parents=True)
+    cfg.dump(str(work_dir / "CONFIG.py"))
+    samples = []
+    for _ in range(2):
+        sample = DetDataSample(metainfo=dict(img_shape=(64, 64), scale_factor=(1.0, 1.0)))
+        boxes = torch.tensor([[4.0, 8.0, 30.0, 40.0]])
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.zeros(1, dtype=torch.long))
+        samples.append(sample)
+    batch = dict(inputs=[torch.full((3, 64, 64), 99, dtype=torch.uint8)] * 2, data_samples=samples)
+    info = dict(iteration=1234, epoch=2, losses={}, where="made by hand", images=[], autocast=None)
+    file = work_dir / "nonfinite_iter_1234.pth"
+    save_step(file, MODELS.build(cfg.model), batch, generator_states(), **info)
 
 
 def _make_coco(root: Path) -> None:
