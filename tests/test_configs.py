@@ -143,6 +143,7 @@ def test_the_ablations_change_one_thing_each() -> None:
     assert first == base
     one = load("e2emf_508m_one_scale_coco").model
     assert one.backbone.out_indices == (3,) and one.bbox_head.scales == (32,)
+    register_all_modules(init_default_scope=True)
     with torch.device("meta"):
         assert [len(scale.blocks) for scale in MODELS.build(one).bbox_head.scales] == [9]
 
