@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .backbone import MobileFormer
+from .backbone import MIN_SIZE, MobileFormer
 from .head import padding_mask
 
 
@@ -25,7 +26,13 @@ class E2EMF(SingleStageDetector):
     def extract_feat(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[Any] | None = None
     ) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) to features, fine to coarse."""
+        """Images (N, 3, H, W) to features, fine to coarse.
+
+        What is less than the backbone's 32 px high or wide, a panorama say, is padded to that; the
+        data samples then tell the head.
+        """
+        if batch_data_samples:
+            batch_inputs = _pad_to_least(batch_inputs, batch_data_samples)
         mask = padding_mask(batch_data_samples, batch_inputs)
         if mask is not None and isinstance(self.backbone, MobileFormer):
             feats: tuple[Tensor, ...] = self.backbone(batch_inputs, mask)
@@ -57,3 +64,13 @@ class E2EMF(SingleStageDetector):
             feats, padding_mask(batch_data_samples, batch_inputs)
         )
         return outs
+
+
+def _pad_to_least(batch_inputs: Tensor, batch_data_samples: Sequence[Any]) -> Tensor:
+    height, width = batch_inputs.shape[-2:]
+    below, right = max(0, MIN_SIZE - height), max(0, MIN_SIZE - width)
+    if not (below or right):
+        return batch_inputs
+    for sample in batch_data_samples:
+        sample.set_metainfo(dict(batch_input_shape=(height + below, width + right)))
+    return F.pad(batch_inputs, (0, right, 0, below))

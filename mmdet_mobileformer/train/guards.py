@@ -159,10 +159,15 @@ def _check_training_state(checkpoint: dict[str, Any], reference: str) -> None:
     if isinstance(hub, dict):
         keys = ("log_scalars", "runtime_info", "resumed_keys")
         absent += [f"message_hub.{key}" for key in keys if not isinstance(hub.get(key), dict)]
+        # mmengine stops at the first log of a key whose flag is none, in the middle of the run.
+        flags = hub.get("resumed_keys")
+        for key, flag in flags.items() if isinstance(flags, dict) else ():
+            if not isinstance(flag, bool):
+                absent.append(f"message_hub.resumed_keys.{key}")
     if absent:
         raise ValueError(
             f"checkpoint {reference} holds weights but no state of a training ({', '.join(absent)} "
-            "missing), so it cannot be resumed: start from it by --cfg-options load_from=FILE"
+            "missing or damaged), so it cannot be resumed: start from it by --cfg-options load_from=FILE"
         )
 
 

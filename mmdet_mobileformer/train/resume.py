@@ -18,10 +18,9 @@ from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from .resume_checks import DATA, KEY, check_record, check_schedulers
 from .sampling import ResumableBatchSampler, seed_step
 
-#: Key of a checkpoint under which this module keeps its record.
-KEY = "exact_resume"
 #: Transforms whose result depends on the samples that the same worker loaded before.
 KEEPING_TRANSFORMS = {
     "CachedMosaic": "mixes in images that the worker loaded before",
@@ -114,13 +113,10 @@ class _Position:
     batches_done = 0
 
     def describe(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to go on exactly."""
+        """The values of :data:`DATA` for this run."""
         loader = self.dataloader
-        return dict(
-            batch_size=getattr(loader.batch_sampler, "batch_size", None),
-            world_size=get_dist_info()[1],
-            samples=len(loader.dataset),
-        )
+        batch_size = getattr(loader.batch_sampler, "batch_size", None)
+        return dict(zip(DATA, (batch_size, get_dist_info()[1], len(loader.dataset))))
 
     def is_same_data(self) -> bool:
         """Whether the record fits this run; says so in the log if it does not."""
@@ -336,9 +332,11 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Hand the record to the loop, and restore what lies in modules and hooks."""
         record = checkpoint.pop(KEY, None)
+        if runner._resume:
+            check_schedulers(runner.param_schedulers, checkpoint.get("param_schedulers"))
         if record is None or not runner._resume or not isinstance(runner.train_loop, _Position):
             return
-        _check_record(record)
+        check_record(record)
         runner.train_loop.record = record
         _restore(dict(_model(runner).named_modules()), record["modules"])
         _restore(dict(_named(runner.hooks)), record["hooks"])
@@ -359,27 +357,6 @@ class ExactResumeHook(Hook):
             if name in gradients[rank]:
                 parameter.grad = gradients[rank][name].to(parameter.device)
         runner.logger.info("the gradients that were being accumulated are restored")
-
-
-def _check_record(record: Any) -> None:
-    """Raise ValueError unless the record is one that `before_save_checkpoint` writes."""
-    kinds: dict[str, tuple[type, ...]] = dict(
-        data=(dict,),
-        position=(int,),
-        validated=(bool,),
-        sampler_seed=(int, type(None)),
-        gradients=(list, type(None)),
-        modules=(dict,),
-        hooks=(dict,),
-    )
-    wrong = [
-        k for k in kinds if not isinstance(record, dict) or not isinstance(record.get(k), kinds[k])
-    ]
-    if wrong or record["position"] < 0:
-        raise ValueError(
-            f"the checkpoint's record of the run is damaged ({KEY}: {', '.join(wrong) or 'position'}): "
-            "resume from another checkpoint"
-        )
 
 
 def collect_gradients(runner: Any) -> list[dict[str, torch.Tensor]] | None:

@@ -20,7 +20,6 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_run import CONFIG
 
-from mmdet_mobileformer.backbone import MIN_SIZE
 from mmdet_mobileformer.data.bad_samples import KEY
 from mmdet_mobileformer.data.bad_samples_hook import BadSamplesHook
 from mmdet_mobileformer.train import build
@@ -170,8 +169,8 @@ def test_the_network_takes_any_size(cases: int) -> None:
             assert logits.isfinite().all() and boxes.isfinite().all()
 
         worked = works_or_says_why(work)
-        # Below the smallest size it says so; BatchNorm needs more than one value, in training.
-        assert worked or training or min(padded) < MIN_SIZE
+        # BatchNorm alone needs more than one value, in training.
+        assert worked or training
 
     sides = st.tuples(SIDE, SIDE, st.integers(0, 40), st.integers(0, 40), st.booleans())
     fuzz(cases, sides, check)
