@@ -6,14 +6,14 @@ export STACK ?= stock
 VPY := $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)/bin/python
 
 # What test-all and .ci/run run, in this order; each is a target below.
-PARTS := setup lint typecheck test demo test-distributed test-slow setup-onedl test-onedl
+PARTS := setup lint typecheck test demo-short test-distributed test-slow setup-onedl test-onedl
 
 # The shorter suite that proves another stack: registry and every config, golden values, training steps with checkpoints that are
 # resumed and tested, COCO evaluation, safe loading.
 SHORT := tests/test_stack.py tests/test_golden.py tests/test_configs.py tests/test_head.py tests/tools/test_train_test.py \
 	tests/train/test_safe_loading.py
 
-.PHONY: help setup demo test test-short test-slow test-distributed test-all setup-onedl test-onedl lint typecheck gpu-smoke clean
+.PHONY: help setup demo demo-short test test-short test-slow test-distributed test-all setup-onedl test-onedl lint typecheck gpu-smoke clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -23,6 +23,9 @@ setup: ## the virtual environment .venv with the verified versions (first time a
 
 demo: setup ## draw the embedded data set, train a small E2E-MF on it, score it and show it (20 minutes at most)
 	$(VPY) tools/demo.py
+
+demo-short: setup ## the same with five minutes of training, which is what CI has time for
+	$(VPY) tools/demo.py --least-ap 0.02 --cfg-options train_cfg.minutes=5
 
 test: setup ## the test suite (10 minutes at most)
 	$(VPY) -m pytest -n auto -m 'not slow and not distributed'
