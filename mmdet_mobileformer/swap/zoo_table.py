@@ -82,7 +82,7 @@ def table(results: dict[str, Any]) -> str:
         "Some of a row's models may stand above; those here are the rest. *Before too*: the config that mmdet "
         "ships fails in the same way.\n",
         _markdown(
-            ["detector", "neck", "heads", "models", "example", "why"],
+            ["detector", "neck", "heads", "models", "families", "example", "why"],
             [row for key, names in grouped.items() for row in _open_rows(results, key, names)],
         ),
         "## Refused\n",
@@ -126,19 +126,22 @@ def _working_row(
 def _open_rows(
     results: dict[str, Any], key: tuple[str, str, str], names: Sequence[str]
 ) -> list[list[str]]:
-    reasons: dict[str, dict[str, str]] = {}
+    #: Configs by reason and distinct model.
+    reasons: dict[str, dict[str, list[str]]] = {}
     for name in names:
         entry = results["configs"][name]
         model = results["models"].get(entry.get("model"))
         if entry["status"] == "fails":
-            reasons.setdefault(entry["reason"], {})[name] = name
+            reasons.setdefault(entry["reason"], {})[name] = [name]
         elif model is not None and model["status"] != "works":
             before = "before too: " if model["status"] == "fails before too" else ""
-            reasons.setdefault(before + model["reason"], {})[entry["model"]] = name
-    return [
-        [*key, str(len(found)), f"`{next(iter(found.values()))}`", reason]
-        for reason, found in reasons.items()
-    ]
+            found = reasons.setdefault(before + model["reason"], {})
+            found.setdefault(entry["model"], []).append(name)
+    rows = []
+    for reason, by_model in reasons.items():
+        configs = [name for group in by_model.values() for name in group]
+        rows.append([*key, str(len(by_model)), _families(configs), f"`{configs[0]}`", reason])
+    return rows
 
 
 def _refused_rows(

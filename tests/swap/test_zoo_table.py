@@ -60,8 +60,8 @@ def test_the_page() -> None:
     assert rows == {
         "Works": ["| A | FPN | H | 4, 8 | 30 | 2 | a, b | 41.8 → - | 20.0 → - |"],
         "Rewritten, but not shown to work here": [
-            "| A | FPN | H | 1 | `b/three.py` | before too: a bug |",
-            "| C | FPN | H \\| J | 1 | `c/other.py` | no operator |",
+            "| A | FPN | H | 1 | b | `b/three.py` | before too: a bug |",
+            "| C | FPN | H \\| J | 1 | c | `c/other.py` | no operator |",
         ],
         "Refused": ["| D | H | 1 | d | too old |"],
         "Not looked at": [
