@@ -30,7 +30,8 @@ try:
 except ImportError as error:
     # Neither is installed where the runtime alone is used. And `python -m mmdet_mobileformer doctor`
     # runs all the same, to say what does not import and why.
-    if error.name not in ("torch", "mmengine") and sys.argv[:2] != ["-m", "doctor"]:
+    absent = (error.name or "").partition(".")[0]
+    if absent not in ("torch", "mmengine") and sys.argv[:2] != ["-m", "doctor"]:
         raise
     _missing = error
 

@@ -53,10 +53,7 @@ class CocoResults:
 
     def add(self, name: str, width: int, height: int, found: Detections) -> None:
         """Add the detections of one image; ``name`` as the annotation file has it."""
-        if self._image_ids is None:
-            image_id = len(self._images) + 1
-        else:
-            image_id = self._image_ids[name]
+        image_id = len(self._images) + 1 if self._image_ids is None else self._image_ids[name]
         image = {"id": image_id, "file_name": name, "width": width, "height": height}
         self._images.append(image)
         for box, score, label in zip(found.boxes, found.scores, found.labels):

@@ -30,18 +30,6 @@ def silent(_: str) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("export")
-    config, checkpoint = write(folder, SIGMOID)
-    lines: list[str] = []
-    rows = export(str(config), str(checkpoint), folder / "tiny.onnx", say=lines.append)
-    return dict(
-        folder=folder, config=config, checkpoint=checkpoint, model=folder / "tiny.onnx",
-        rows=rows, text="\n".join(lines),
-    )  # fmt: skip
-
-
 def test_parity_is_printed(exported: dict[str, Any]) -> None:
     shapes = [row.shape for row in exported["rows"]]
     assert (1, 64, 64) in shapes and (2, 101, 135) in shapes and (1, 163, 227) in shapes

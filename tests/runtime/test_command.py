@@ -31,7 +31,7 @@ def paint(file: Path, red: int, height: int = 50, width: int = 80) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two pictures, one of them below, and a file that is no picture."""
-    paint(tmp_path / "in" / "b" / "weak.png", 128)
+    paint(tmp_path / "in" / "b" / "weak.png", 100)
     paint(tmp_path / "in" / "a.png", 255)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     return tmp_path / "in"
