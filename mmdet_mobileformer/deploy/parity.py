@@ -96,8 +96,8 @@ def compare(
         expected = torch_detections(detector, images)
         inputs = images.transpose(0, 3, 1, 2).astype(np.float32)
         if not info.normalized_inside:
-            mean, std = np.float32(info.mean), np.float32(info.std)
-            inputs = (inputs - mean[:, None, None]) / std[:, None, None]
+            mean, std = (np.array(values).reshape(3, 1, 1) for values in (info.mean, info.std))
+            inputs = (inputs - mean) / std
         side = np.array([width, height, width, height], dtype=np.float32)
         boxes, scores, labels = engine.run(np.ascontiguousarray(inputs, dtype=np.float32))
         score, box, missing = match(expected, (boxes * side, scores, labels), side)

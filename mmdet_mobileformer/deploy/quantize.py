@@ -26,9 +26,7 @@ from ..runtime.sources import find_sources
 from .evaluate import annotated_pictures, coco_ap, interleaved_times
 
 #: Nodes, by their names in the graph, whose weights stay in float.
-KEPT_IN_FLOAT = (
-    r"/(fc_cls|fc_reg|reg_ffn)/",
-)
+KEPT_IN_FLOAT = (r"/(fc_cls|fc_reg|reg_ffn)/",)
 METHODS = ("minmax", "entropy", "percentile")
 #: What may be lost, and what should be gained: used for the sentences at the end.
 LARGEST_LOSS = 0.01
@@ -91,8 +89,9 @@ def quantize(
         raise FileExistsError(f"{out} exists already: give another --out")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: choose {', '.join(METHODS)}")
+    if not model.is_file():
+        raise FileNotFoundError(f"model {model} does not exist: give a file of export.py")
     patterns = _compile((*KEPT_IN_FLOAT, *keep_float))
-    detector = Detector(model, "onnxruntime")
     sources = find_sources([str(images)])
     if not sources.pictures:
         raise ValueError(f"{images} is no folder of pictures")
@@ -101,6 +100,7 @@ def quantize(
     judged = None
     if annotations is not None:
         judged = annotated_pictures(data_root or images, annotations)
+    detector = Detector(model, "onnxruntime")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".quantize-") as folder:
         made = Path(folder) / out.name

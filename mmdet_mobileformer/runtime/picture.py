@@ -75,9 +75,10 @@ def input_size(height: int, width: int, info: ModelInfo) -> tuple[int, int]:
 
 def network_input(picture: np.ndarray, info: ModelInfo) -> np.ndarray:
     """RGB uint8 (H, W, 3) to the model's input, float32 (3, H', W')."""
-    height, width = input_size(*picture.shape[:2], info)
+    height, width = input_size(picture.shape[0], picture.shape[1], info)
     resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
     image = resized.astype(np.float32)
     if not info.normalized_inside:
-        image = (image - np.float32(info.mean)) / np.float32(info.std)
+        mean, std = (np.array(values, dtype=np.float32) for values in (info.mean, info.std))
+        image = (image - mean) / std
     return np.ascontiguousarray(image.transpose(2, 0, 1))

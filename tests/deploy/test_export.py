@@ -16,7 +16,7 @@ pytest.importorskip("mmdet.models")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_detector import SIGMOID, build, write  # noqa: E402
+from tiny_detector import build, write  # noqa: E402
 
 from mmdet_mobileformer import __version__  # noqa: E402
 from mmdet_mobileformer.deploy import exact  # noqa: E402

@@ -79,7 +79,8 @@ def test_the_last_rank_may_go_to_another() -> None:
 def test_a_mismatch_is_named() -> None:
     rows = [Parity("onnxruntime", (1, 64, 96), 1e-7, 1e-4, 10, 0)]
     check_parity(rows)
-    assert "onnxruntime               1 x 64 x 96" in table(rows) and "0 of 10" in table(rows)
+    line = table(rows).splitlines()[1]
+    assert line.startswith("onnxruntime") and "1 x 64 x 96" in line and "0 of 10" in line
     with pytest.raises(ValueError, match="openvino does not find .* at 2 x 65 x 97: 3 of 10"):
         check_parity([*rows, Parity("openvino", (2, 65, 97), 1e-7, 1e-4, 10, 3)])
     with pytest.raises(ValueError, match="does not find"):

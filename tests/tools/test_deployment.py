@@ -53,7 +53,7 @@ def test_one_sentence(
 def test_flags_are_read_before_torch_is(tool: str) -> None:
     program = (
         "import runpy, sys\n"
-        f"sys.argv = [{tool!r}, '--no-such-flag']\n"
+        f"sys.argv = [{tool!r}, 'a', 'b', '--out', 'c', '--no-such-flag']\n"
         "try:\n"
         f"    runpy.run_path({str(TOOLS / tool)!r}, run_name='__main__')\n"
         "except SystemExit as stop:\n"
