@@ -8,6 +8,7 @@ activations that go into them, whose ranges are measured on pictures. Products o
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -181,19 +182,23 @@ def _quantize(
     chosen = [name for name in layers if name not in kept]
     if not chosen:
         raise ValueError("the patterns keep every layer in float: nothing is left to quantise")
-    quantize_static(
-        str(model),
-        str(out),
-        _Reader(detector, pictures),
-        quant_format=QuantFormat.QDQ,
-        nodes_to_quantize=chosen,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=getattr(CalibrationMethod, _CALIBRATION[method]),
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-    )
+    logging.disable(logging.WARNING)  # it advises preprocessing, which the export has done
+    try:
+        quantize_static(
+            str(model),
+            str(out),
+            _Reader(detector, pictures),
+            quant_format=QuantFormat.QDQ,
+            nodes_to_quantize=chosen,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=getattr(CalibrationMethod, _CALIBRATION[method]),
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     made = onnx.load(str(out))
     onnx.helper.set_model_props(made, {KEY: detector.info.to_json()})
     made.producer_name, made.producer_version = "mmdet_mobileformer", detector.info.version
