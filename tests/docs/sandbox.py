@@ -59,6 +59,8 @@ SHORTER = [
     (r"python3\.11 -m venv \.venv-imagenet", "python3.11 -m venv --without-pip made-venv"),
     # The README's own tables would be written.
     (r"(make_tables\.py)(?! --)", r"\1 --check"),
+    # pip has made this program of an installed package.
+    (r"^mobileformer-detect ", "python -m mmdet_mobileformer.runtime "),
     # What the reader has to fill in.
     (r"\bCHECKPOINT\b", "work_dirs/prepared.pth"),
     (r"\bCONFIG --shape HEIGHT WIDTH\b", "configs/e2emf_demo.py --shape 64 96"),
@@ -128,17 +130,21 @@ class Sandbox:
         for name in (".venv", ".venv-imagenet"):
             (folder / name).symlink_to(sys.prefix)
         _copy_configs(ROOT / "configs", folder / "configs")
-        self._data()
+        self._data(page)
         self._files(page)
         self._programs()
         self.output = folder / "output.txt"
         self.shell = self._start()
         self.blocks = 0
 
-    def _data(self) -> None:
+    def _data(self, page: str) -> None:
         _make_coco(self.folder / "data" / "coco")
         make_image_folder(self.folder / "data" / "imagenet", train=4, val=2)
         (self.folder / "data" / "pictures").symlink_to("imagenet")
+        if "data/shapes/" in page:
+            from mmdet_mobileformer.data.shapes import make_shapes
+
+            make_shapes(self.folder / "data" / "shapes", splits=dict(train=4, val=2), seed=1)
         zips = self.folder / "zips"
         zips.mkdir()
         for name, part in (
