@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -238,7 +238,7 @@ def read_picture(image: str | Path | np.ndarray) -> Image.Image:
         raise FileNotFoundError(f"image '{image}' does not exist.")
     try:
         with Image.open(image) as opened:
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")  # upright, as OpenCV reads it
     except OSError as error:
         raise ValueError(f"image '{image}' cannot be read: {error}.") from error
 
