@@ -1,7 +1,7 @@
 """Mobile-Former for MMDetection: backbone, neck and the end-to-end detector E2E-MF.
 
 Backbone, arch data and conversion need torch and mmengine alone; head, neck and detector register
-where mmdet imports.
+where mmdet imports. Without torch or mmengine only :mod:`mmdet_mobileformer.runtime` works.
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ try:
     MODELS.register_module(module=MobileFormer, force=True)
     _missing = known_break()
 except ImportError as error:
-    # `python -m mmdet_mobileformer doctor` runs all the same, to say what does not import and why.
-    if sys.argv[:2] != ["-m", "doctor"]:
+    # Neither is installed where the runtime alone is used. And `python -m mmdet_mobileformer doctor`
+    # runs all the same, to say what does not import and why.
+    if error.name not in ("torch", "mmengine") and sys.argv[:2] != ["-m", "doctor"]:
         raise
     _missing = error
 
+_CORE = (
+    "ARCHS", "MobileFormer", "MobileFormerClassifier", "config_names", "config_path",
+    "convert_official_state_dict",
+)
 _DETECTION = ("E2EMF", "E2EMFHead", "E2EMFTrainingHead", "E2EMFWithAuxiliary", "MobileFormerFPN")
 if isinstance(_missing, str):
     warnings.warn(_missing, RuntimeWarning, stacklevel=2)
@@ -57,6 +62,10 @@ def __getattr__(name: str) -> Any:
     if name in _DETECTION:
         raise ImportError(
             f"{name} needs mmdet, which does not import here ({_missing}): see the README"
+        )
+    if name in _CORE:
+        raise ImportError(
+            f"{name} needs torch and mmengine, which do not import here ({_missing}): see the README"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

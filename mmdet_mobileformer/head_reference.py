@@ -97,11 +97,10 @@ class Place:
         """From the padding mask (N, H, W), True where padded, or None, and a map (N, C, H, W)."""
         height, width = feat.shape[-2:]
         if mask is None:
-            cell = torch.tensor([[1 / width, 1 / height]], device=feat.device)
-        else:
-            # Images keep their pixels at the top left: the first row and column tell the size.
-            columns, rows = (~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)
-            cell = 1 / torch.stack((columns, rows), dim=1).to(torch.float32)
+            mask = torch.zeros(1, height, width, dtype=torch.bool, device=feat.device)
+        # Images keep their pixels at the top left: the first row and column tell the size.
+        columns, rows = (~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)
+        cell = 1 / torch.stack((columns, rows), dim=1).to(torch.float32)
         # Measured from the middle of the image, for precision.
         x = (torch.arange(width, device=feat.device) + 0.5) * cell[:, :1] - 0.5
         y = (torch.arange(height, device=feat.device) + 0.5) * cell[:, 1:] - 0.5

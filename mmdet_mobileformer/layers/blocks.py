@@ -256,7 +256,9 @@ class MobileFormerBlock(nn.Module):
         mixture = None
         if self.spatial_aware:
             height, width = x.shape[-2:]
-            grid = (-(-height // self.stride), -(-width // self.stride))
+            # Not -(-height // stride): ONNX rounds towards zero.
+            round_up = self.stride - 1
+            grid = ((height + round_up) // self.stride, (width + round_up) // self.stride)
             mixture = token_mixture(logits, grid, mask)
         x = self.mobile(x, tokens, mixture, mask)
         return self.former_to_mobile(x, tokens), tokens
