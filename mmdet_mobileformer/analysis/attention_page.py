@@ -156,8 +156,6 @@ def _block(block: BlockMaps, to_former: bool) -> str:
     weights = block.to_former if to_former else block.to_mobile
     stride = block.stride if to_former else block.out_stride
     mean = weights.mean(axis=0)
-    # Of one block and head the tokens share a scale where they share the weight.
-    tops = [float(w.max()) for w in _with_mean(weights)]
     cells = []
     for token in range(weights.shape[1]):
         own = weights[:, token]
@@ -166,7 +164,7 @@ def _block(block: BlockMaps, to_former: bool) -> str:
             maps = _maps("tokens", own, f"token {token + 1}", [float(w.max()) for w in _with_mean(own)], True)
         else:
             said = f"{mean[token].mean():.0%}"
-            maps = _maps("tokens", own, f"token {token + 1}", tops, False)
+            maps = _maps("tokens", own, f"token {token + 1}", [1.0] * (len(own) + 1), False)
         cells.append(
             f'<figure><div class="dim">{maps}</div><figcaption>token {token + 1} \u00b7 {said}</figcaption></figure>'
         )

@@ -37,10 +37,16 @@ def attention_sheet(seen: Seen, out: Path, panel: int = 230) -> None:
         )
         rows += [_query_row(seen, query, small, scale, colours[query.label]) for query in seen.queries]
     blocks = _stage_ends(seen.blocks)
-    rows.append(_text("Mobile\u2192Former: where each token looks, mean of the heads; \u00d7: peak over equal weights"))
-    rows += [_token_row(block, small, True) for block in blocks]
-    rows.append(_text("Mobile\u2190Former: where each token is read, mean of the heads; %: its share"))
-    rows += [_token_row(block, small, False) for block in blocks]
+    reads = [_text("Mobile\u2192Former: where each token looks; \u00d7: peak over equal weights")]
+    reads += [_token_row(block, small, True) for block in blocks]
+    gives = [_text("Mobile\u2190Former: where each token is read; %: its share")]
+    gives += [_token_row(block, small, False) for block in blocks]
+    # Three tokens of both directions fit beside each other, six do not.
+    if blocks[0].to_former.shape[1] <= 3:
+        half = max(reads[1].width, reads[0].width) + 3 * _GAP
+        rows += [_beside(*pair, half) for pair in zip(reads, gives)]
+    else:
+        rows += reads + gives
     width = max(row.width for row in rows) + 2 * _GAP
     sheet = Image.new("RGB", (width, sum(row.height + _GAP for row in rows) + _GAP), _PAPER)
     top = _GAP
@@ -49,6 +55,13 @@ def attention_sheet(seen: Seen, out: Path, panel: int = 230) -> None:
         top += row.height + _GAP
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
+
+
+def _beside(left: Image.Image, right: Image.Image, half: int) -> Image.Image:
+    row = Image.new("RGB", (half + right.width, max(left.height, right.height)), _PAPER)
+    row.paste(left, (0, 0))
+    row.paste(right, (half, 0))
+    return row
 
 
 def _heading(seen: Seen) -> Image.Image:
@@ -133,7 +146,7 @@ def _token_row(block: BlockMaps, small: Image.Image, to_former: bool) -> Image.I
     stride = block.stride if to_former else block.out_stride
     images, captions = [], []
     for token, one in enumerate(maps):
-        top = float(one.max() if to_former else maps.max())
+        top = float(one.max()) if to_former else 1.0
         images.append(laid_over(small, levels(one, top, root=to_former)))
         said = f"\u00d7{over_uniform(one):.0f}" if to_former else f"{one.mean():.0%}"
         captions.append(f"block {block.index}, 1/{stride}, token {token + 1}: {said}")
