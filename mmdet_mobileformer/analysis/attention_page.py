@@ -132,7 +132,7 @@ def _query(seen: Seen, query: Query, colour: Colour) -> str:
     frames = [
         _frame(seen, step, colour) for step in query.steps if step.weights is not None
     ]
-    start = "the start of its grid cell and " if query.steps[0].weights is None else ""
+    start = "its box on the grid, then " if query.steps[0].weights is None else ""
     name = html.escape(seen.classes[query.label])
     count = sum(step.weights is not None for step in query.steps)
     return (

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,8 @@ from typing import Any
 import matplotlib
 import mmdet
 import numpy as np
+from mmdet.datasets import CocoDataset
+from mmengine.utils import ProgressBar
 
 from .predictions import coco_results, in_order, read_coco_results, read_predictions
 
@@ -69,10 +72,10 @@ def confusion_matrix(
     predictions = read_predictions(predictions_file)
     ids = [dataset.get_data_info(index)["img_id"] for index in range(len(dataset))]
     ordered = in_order(predictions, ids)
-    with _quiet():
-        counts: np.ndarray = mmdet_tool("confusion_matrix").calculate_confusion_matrix(
-            dataset, ordered, threshold, None, iou
-        )
+    tool = mmdet_tool("confusion_matrix")
+    # Its bar would fill the output with a line per image.
+    tool.ProgressBar = partial(ProgressBar, file=io.StringIO())  # type: ignore[attr-defined]
+    counts: np.ndarray = tool.calculate_confusion_matrix(dataset, ordered, threshold, None, iou)
     return counts.astype(np.int64)
 
 
@@ -229,7 +232,7 @@ def annotation_file(dataset: Any) -> str:
     inner = dataset
     while hasattr(inner, "dataset"):
         inner = inner.dataset
-    if not hasattr(inner, "coco"):
+    if not isinstance(inner, CocoDataset):
         raise ValueError("error analysis needs a CocoDataset: convert the data set to COCO's form")
     file: str = inner.ann_file
     return file

@@ -161,6 +161,7 @@ def detect_pictures(
     Returns:
         How many boxes were drawn.
     """
+    _no_border_warnings()
     drawn = 0
     bar = ProgressBar(len(pictures))
     for picture in pictures:
@@ -185,6 +186,7 @@ def detect_video(inferencer: DetInferencer, video: Path, out: Path, threshold: f
     Raises:
         ValueError: If the video cannot be read, or no MP4 can be written here.
     """
+    _no_border_warnings()
     reader = cv2.VideoCapture(str(video))
     fps = reader.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 1000 else 25.0
@@ -228,6 +230,11 @@ def detect_video(inferencer: DetInferencer, video: Path, out: Path, threshold: f
     content = dict(fps=fps, classes=classes, frames=records)
     (out / f"{video.stem}.json").write_text(json.dumps(content))
     return len(records)
+
+
+def _no_border_warnings() -> None:
+    # mmengine warns of every box that touches the picture's border, and draws it rightly.
+    warnings.filterwarnings("ignore", message=".*out of bounds, the drawn")
 
 
 def _frames(reader: cv2.VideoCapture) -> Iterator[np.ndarray]:

@@ -29,9 +29,17 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             # torch's own would load the storage without its checks.
             return lambda data: torch.load(io.BytesIO(data), weights_only=True)
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1  # how pickle 2 keeps bytes
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in {encoding}")
+    return text.encode(encoding)
 
 
 def read_predictions(file: str | Path) -> list[dict[str, Any]]:
