@@ -17,6 +17,7 @@ pytest.importorskip("mmdet.models")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 from mmdet.registry import MODELS  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
 from tiny_run import make_run  # noqa: E402
 
 from mmdet_mobileformer.analysis.attention import (  # noqa: E402
@@ -80,6 +81,7 @@ def inferencer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config, _ = make_run(folder)
     config.write_text(config.read_text().replace("num_heads=2", "num_heads=2, reference_boxes=True"))
     torch.manual_seed(0)
+    register_all_modules(init_default_scope=True)
     model = MODELS.build(read_config(str(config)).model)
     torch.save(dict(state_dict=model.state_dict(), meta={}), folder / "weights.pth")
     made = make_inferencer(str(config), str(folder / "weights.pth"))

@@ -92,11 +92,19 @@ def test_error_analysis_forgives_step_by_step(
     # The disc is never found as one, so half the classes have no precision until that is forgiven.
     assert 0 < scores["C75"] <= 0.5
     assert (tmp_path / "out/bbox/bbox-allclass-allarea.png").is_file()
-    # The same from JSON in COCO's form.
+    with pytest.raises(ValueError, match="class 'cat' is not in the annotation file's categories"):
+        error_analysis(file, pickled, tmp_path / "other", ("box", "cat"))
+
+
+def test_coco_s_form_is_read_back(val: Any, pickled: Path, tmp_path: Path) -> None:
+    found = coco_results(read_predictions(pickled), [1, 2])
+    assert found[0] == dict(image_id=2, category_id=1, bbox=[30, 20, 20, 30], score=pytest.approx(0.9))
     results = tmp_path / "results.json"
-    results.write_text(json.dumps(coco_results(read_predictions(pickled), [1, 2])))
-    again = error_analysis(file, results, tmp_path / "again", None)
-    assert again == scores
+    results.write_text(json.dumps(found))
+    assert read_coco_results(results) == found
+    results.write_text(json.dumps([{**found[0], "image_id": 77}]))
+    with pytest.raises(ValueError, match="1 images of it are not in"):
+        error_analysis(annotation_file(val), results, tmp_path / "out")
 
 
 def test_pickles_run_no_code(tmp_path: Path) -> None:
@@ -148,7 +156,7 @@ def test_wrong_data_sets_are_named(tiny: tuple[Path, Path], tmp_path: Path) -> N
     cfg = read_config(str(tiny[0]))
     with pytest.raises(FileNotFoundError):
         data_set(cfg, "val", str(tmp_path / "nowhere"))
-    del cfg["val_dataloader"]
+    cfg.pop("val_dataloader")
     with pytest.raises(ValueError, match="has no val_dataloader"):
         data_set(cfg, "val")
     with pytest.raises(ValueError, match="needs a CocoDataset"):
