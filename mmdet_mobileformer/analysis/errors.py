@@ -140,6 +140,7 @@ def error_analysis(
     out: Path,
     classes: Sequence[str] | None = None,
     extra_plots: bool = False,
+    overall: bool = False,
 ) -> dict[str, float]:
     """COCO's error analysis by mmdet's program: AP as one kind of error after another is forgiven.
 
@@ -149,6 +150,7 @@ def error_analysis(
         out: Folder for mmdet's plots, per class and of all, in ``out/bbox``; it is made.
         classes: Class names in the order of the labels; needed for a pickle.
         extra_plots: Also the plots by area.
+        overall: Plot all classes together only.
 
     Returns:
         AP of each of :data:`CURVES`, over all classes and sizes.
@@ -173,9 +175,10 @@ def error_analysis(
     curves: list[np.ndarray] = []
     plot = tool.makeplot
 
-    def keep(recalls: Any, precisions: np.ndarray, *rest: Any) -> None:
+    def keep(recalls: Any, precisions: np.ndarray, folder: str, name: str, kind: str) -> None:
         curves.append(precisions)
-        plot(recalls, precisions, *rest)
+        if not overall or name == "allclass":
+            plot(recalls, precisions, folder, name, kind)
 
     tool.makeplot = keep  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder, _quiet():

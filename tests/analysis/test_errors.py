@@ -96,6 +96,11 @@ def test_error_analysis_forgives_step_by_step(
         error_analysis(file, pickled, tmp_path / "other", ("box", "cat"))
 
 
+def test_overall_leaves_out_the_plots_of_classes(val: Any, pickled: Path, tmp_path: Path) -> None:
+    error_analysis(annotation_file(val), pickled, tmp_path / "out", ("box", "disc"), overall=True)
+    assert {file.name.split("-")[1] for file in (tmp_path / "out/bbox").iterdir()} == {"allclass"}
+
+
 def test_coco_s_form_is_read_back(val: Any, pickled: Path, tmp_path: Path) -> None:
     found = coco_results(read_predictions(pickled), [1, 2])
     assert found[0] == dict(image_id=2, category_id=1, bbox=[30, 20, 20, 30], score=pytest.approx(0.9))

@@ -24,6 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("predictions", help="pickle of tools/test.py --out, or .json in COCO's results form")
     add("--out", type=Path, required=True, help="new folder for the plots")
     add("--extra-plots", action="store_true", help="also bars and histograms by area")
+    add("--overall", action="store_true", help="no plots of each class")
     add("--data-root", help="folder to read the data set from, as in tools/test.py")
     add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings")
     return parser.parse_args(argv)
@@ -49,6 +50,7 @@ def main() -> None:
             args.out,
             dataset.metainfo["classes"],
             args.extra_plots,
+            args.overall,
         )
     before = 0.0
     print("AP over all classes and sizes, as ever more is forgiven:")

@@ -112,7 +112,7 @@ def test_boxes_are_the_runtime_s(page: Page, tmp_path: Path, name: str, most: fl
     assert "ms" in page.browser.text("#times") and not page.browser.shown("#error")
     painted = page.browser.run("""const c = document.getElementById("canvas"); return [c.width, c.height,
         [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].some((v, i) => i % 4 === 3 && v === 255)]""")
-    assert painted == [201, 133, True]
+    assert painted == [760, 503, True], "small pictures are shown larger"
 
 
 def test_threads_are_there(page: Page) -> None:

@@ -67,10 +67,6 @@ function refresh(announce = true) {
   element("threshold-value").textContent = lowest.toFixed(2);
   if (!shown) return;
   const { picture, found, times } = shown;
-  if (canvas.width !== picture.width || canvas.height !== picture.height) {
-    canvas.width = picture.width;
-    canvas.height = picture.height;
-  }
   canvas.hidden = false;
   element("hint").hidden = true;
   stage.classList.add("filled");
@@ -93,7 +89,7 @@ function refresh(announce = true) {
   );
   const rate = stream ? `, ${(1000 / (times.resize + times.model)).toFixed(1)} pictures per second` : "";
   element("times").textContent =
-    `Model ${times.model.toFixed(0)} ms, resizing to ${times.width} × ${times.height} ${times.resize.toFixed(0)} ms` +
+    `Model: ${times.model.toFixed(0)} ms; resizing to ${times.width} × ${times.height}: ${times.resize.toFixed(0)} ms` +
     `${rate}; ${threads} ${threads === 1 ? "thread" : "threads"}`;
 }
 

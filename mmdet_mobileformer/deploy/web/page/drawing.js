@@ -10,21 +10,29 @@ export function colourOf(label) {
 
 /**
  * Draw the picture and the boxes.
- * @param {HTMLCanvasElement} canvas Gets the picture's size.
- * @param {CanvasImageSource} picture What lies below.
+ * @param {HTMLCanvasElement} canvas Gets the picture's size, or for small pictures a multiple of it.
+ * @param {OffscreenCanvas} picture What lies below.
  * @param {Array<{box: number[], score: number, label: number, name: string}>} found The strongest first.
  */
 export function draw(canvas, picture, found) {
+  const zoom = Math.max(1, Math.min(760 / picture.width, 560 / picture.height));
+  const width = Math.round(picture.width * zoom);
+  const height = Math.round(picture.height * zoom);
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+  }
   const context = canvas.getContext("2d");
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  // Pixels of the picture per pixel of the screen.
+  const shown = found.map((one) => ({ ...one, box: one.box.map((value) => value * zoom) }));
+  // Pixels of the canvas per pixel of the screen.
   const scale = canvas.width / (canvas.clientWidth || canvas.width);
   const line = Math.max(2.5 * scale, 1);
   const font = 14 * scale;
   context.font = `600 ${font}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   const taken = [];
-  for (const { box, label } of [...found].reverse()) {
+  for (const { box, label } of [...shown].reverse()) {
     const [x1, y1, x2, y2] = box;
     context.lineWidth = line + 2 * scale;
     context.strokeStyle = "rgb(0 0 0 / 55%)";
@@ -34,16 +42,16 @@ export function draw(canvas, picture, found) {
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
   }
   // The strongest choose their places first.
-  for (const { box, score, label, name } of found) {
+  for (const { box, score, label, name } of shown) {
     const text = `${name} ${score.toFixed(2)}`;
-    const width = context.measureText(text).width + 8 * scale;
-    const height = font * 1.35;
-    const place = placeOf(box, width, height, canvas, taken);
+    const wide = context.measureText(text).width + 8 * scale;
+    const high = font * 1.35;
+    const place = placeOf(box, wide, high, canvas, taken);
     taken.push(place);
     context.fillStyle = colourOf(label);
-    context.fillRect(place.x, place.y, width, height);
+    context.fillRect(place.x, place.y, wide, high);
     context.fillStyle = isLight(context.fillStyle) ? "#111" : "#fff";
-    context.fillText(text, place.x + 4 * scale, place.y + height / 2);
+    context.fillText(text, place.x + 4 * scale, place.y + high / 2);
   }
 }
 
