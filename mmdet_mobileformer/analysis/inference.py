@@ -20,7 +20,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.utils import ProgressBar
 
-from ..data.pictures import file_problem
+from ..data.pictures import inspect_picture
 from ..pairing import check_pairing
 from ..train.build import read_config
 from ..train.guards import check_checkpoint, check_fit
@@ -131,7 +131,7 @@ def collect(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
         pictures += [file for file in files if _kind(file) == "picture"]
         videos += [file for file in files if _kind(file) == "video"]
     for picture in pictures:
-        if (problem := file_problem(picture)) is not None:
+        if (problem := inspect_picture(picture).problem) is not None:
             raise ValueError(f"picture {picture} {problem}: take it out")
     for group in (pictures, videos):
         seen: dict[str, Path] = {}

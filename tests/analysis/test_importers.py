@@ -27,6 +27,8 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Config and checkpoint; that names its classes, as training writes it."""
     folder = tmp_path_factory.mktemp("tiny")
     config, _ = make_run(folder)
+    # As every config has it that inherits MMDetection's or our default_runtime.py.
+    config.write_text(config.read_text() + "visualizer = dict(type='DetLocalVisualizer')\n")
     torch.manual_seed(0)
     register_all_modules(init_default_scope=True)
     model = MODELS.build(read_config(str(config)).model)
