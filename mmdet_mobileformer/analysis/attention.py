@@ -207,8 +207,10 @@ def _blocks(calls: _Calls, backbone: MobileFormer) -> list[BlockMaps]:
             continue  # the first block has no bridges
         reads = calls.weights(f"{prefix}mobile_to_former")
         gives = calls.weights(f"{prefix}former_to_mobile")
-        strides = [_stride(calls.input_size[0], weights.shape[-1]) for weights in (reads, gives)]
-        found.append(BlockMaps(index, *strides, _array(reads), _array(gives)))
+        stride, out_stride = (
+            _stride(calls.input_size[0], weights.shape[-1]) for weights in (reads, gives)
+        )
+        found.append(BlockMaps(index, stride, out_stride, _array(reads), _array(gives)))
     return found
 
 

@@ -187,8 +187,8 @@ def error_analysis(
             Path(file).write_text(json.dumps(value), encoding="utf-8")
         tool.analyze_results(*files, ["bbox"], str(out), extra_plots, [1024, 9216, 10**10])
     # The last plot is that of all classes; its third axis from the end is the area, 0 is all.
-    overall = curves[-1][..., 0, 0]
-    return {name: float(curve.mean()) for (name, _), curve in zip(CURVES, overall)}
+    forgiven = curves[-1][..., 0, 0]
+    return {name: float(curve.mean()) for (name, _), curve in zip(CURVES, forgiven)}
 
 
 def _coco_results_of(
