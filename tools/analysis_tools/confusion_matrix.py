@@ -3,7 +3,7 @@
     python tools/test.py CONFIG CHECKPOINT --out predictions.pkl
     python tools/analysis_tools/confusion_matrix.py CONFIG predictions.pkl --out confusion
 
-mmdet's program counts; see mmdet_mobileformer/analysis/errors.py.
+mmdet's program counts; see mmdet_mobileformer/analysis/mistakes.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     # Imported after parsing, so that --help and a mistyped flag answer at once.
     import mmdet_mobileformer  # noqa: F401  (registers the modules)
     from mmdet_mobileformer.analysis.browse import data_set
-    from mmdet_mobileformer.analysis.errors import confusion_matrix, write_confusion_matrix
+    from mmdet_mobileformer.analysis.mistakes import confusion_matrix, write_confusion_matrix
     from mmdet_mobileformer.analysis.outputs import check_new
     from mmdet_mobileformer.train.build import read_config
     from mmdet_mobileformer.train.errors import one_sentence_errors

@@ -3,7 +3,7 @@
     python tools/test.py CONFIG CHECKPOINT --out predictions.pkl
     python tools/analysis_tools/error_analysis.py CONFIG predictions.pkl --out errors
 
-mmdet's program computes and draws; see mmdet_mobileformer/analysis/errors.py. Instead of the pickle
+mmdet's program computes and draws; see mmdet_mobileformer/analysis/mistakes.py. Instead of the pickle
 it takes JSON in COCO's results form.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     # Imported after parsing, so that --help and a mistyped flag answer at once.
     import mmdet_mobileformer  # noqa: F401  (registers the modules)
     from mmdet_mobileformer.analysis.browse import data_set
-    from mmdet_mobileformer.analysis.errors import CURVES, annotation_file, error_analysis
+    from mmdet_mobileformer.analysis.mistakes import CURVES, annotation_file, error_analysis
     from mmdet_mobileformer.analysis.outputs import check_new
     from mmdet_mobileformer.train.build import read_config
     from mmdet_mobileformer.train.errors import one_sentence_errors

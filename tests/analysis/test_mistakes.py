@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 from tiny_run import make_run  # noqa: E402
 
 from mmdet_mobileformer.analysis.browse import browse, data_set  # noqa: E402
-from mmdet_mobileformer.analysis.errors import (  # noqa: E402
+from mmdet_mobileformer.analysis.mistakes import (  # noqa: E402
     annotation_file,
     confusion_matrix,
     error_analysis,
