@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -119,7 +119,7 @@ def prediction_sheet(
     present = [int(v) for e in examples for v in (*e.gt_labels, *_shown(e, score_threshold)[2])]
     colours = class_colours(present, len(classes))
     rows = [_row(example, classes, colours, score_threshold, panel) for example in examples]
-    big, small, header = _font(20), _font(15), 44
+    big, small, header = text_font(20), text_font(15), 44
     side = 1 if len(rows) <= 3 else 2
     lines = [rows[i : i + side] for i in range(0, len(rows), side)]
     step = rows[0].width + 3 * _GAP
@@ -228,7 +228,8 @@ def _title(example: Example) -> str:
     return Path(example.image).name
 
 
-def _read(image: str | Path | np.ndarray) -> Image.Image:
+def read_picture(image: str | Path | np.ndarray) -> Image.Image:
+    """The picture in RGB. Raises FileNotFoundError, or ValueError for what is no picture."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an image array must be uint8 [H, W, 3], not {image.shape}.")
@@ -237,12 +238,13 @@ def _read(image: str | Path | np.ndarray) -> Image.Image:
         raise FileNotFoundError(f"image '{image}' does not exist.")
     try:
         with Image.open(image) as opened:
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")  # upright, as OpenCV reads it
     except OSError as error:
         raise ValueError(f"image '{image}' cannot be read: {error}.") from error
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures of ours, ``size`` pixels high."""
     # matplotlib brings DejaVu along, so the labels look the same on every machine.
     from matplotlib import get_data_path
 
@@ -263,7 +265,7 @@ def _row(
     threshold: float,
     panel: int,
 ) -> Image.Image:
-    image = _read(example.image)
+    image = read_picture(example.image)
     scale = panel / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     enlarged = image.resize(size, Image.Resampling.LANCZOS)
@@ -271,12 +273,12 @@ def _row(
     truth, guess = enlarged.copy(), enlarged
     names = [classes[int(v)] for v in example.gt_labels]
     paints = [colours[int(v)] for v in example.gt_labels]
-    _draw_boxes(truth, example.gt_boxes * scale, paints, names)
+    draw_boxes(truth, example.gt_boxes * scale, paints, names)
     names = [f"{classes[int(v)]} {score:.2f}" for v, score in zip(labels, scores)]
     paints = [colours[int(v)] for v in labels]
-    _draw_boxes(guess, boxes * scale, paints, names)
+    draw_boxes(guess, boxes * scale, paints, names)
 
-    font, caption = _font(14), 24
+    font, caption = text_font(14), 24
     row = Image.new("RGB", (2 * panel + _GAP, size[1] + caption), _PAPER)
     draw = ImageDraw.Draw(row)
     row.paste(truth, (0, 0))
@@ -292,12 +294,12 @@ def _row(
     return row
 
 
-def _draw_boxes(
+def draw_boxes(
     image: Image.Image, boxes: np.ndarray, colours: list[Colour], names: list[str]
 ) -> None:
     """Boxes first, then labels, so that no box crosses a label. Boxes are in pixels of ``image``."""
     draw = ImageDraw.Draw(image)
-    font = _font(13)
+    font = text_font(13)
     corners = [_ordered(box, image.size) for box in boxes]
     for (x1, y1, x2, y2), colour in zip(corners, colours):
         draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=1)
