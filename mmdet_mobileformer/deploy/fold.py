@@ -1,0 +1,2 @@
+"""deploy"""
+from __future__ import annotations
