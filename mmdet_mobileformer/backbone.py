@@ -111,6 +111,9 @@ class MobileFormer(BaseModule):
         ValueError: If an argument is out of its range.
     """
 
+    #: The detector hands such a backbone the padding mask.
+    takes_mask = True
+
     def __init__(
         self,
         arch: str = "508m",

@@ -117,6 +117,8 @@ class FoldedMobileFormer(nn.Module):
         compiled: Whether the compiled kernels are used.
     """
 
+    takes_mask = True
+
     def __init__(self, model: MobileFormer, compiled: bool) -> None:
         super().__init__()
         self.out_indices, self.out_channels = model.out_indices, model.out_channels
