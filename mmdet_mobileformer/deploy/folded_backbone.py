@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..backbone import MobileFormer, check_input
-from ..layers import LiteBottleneck, MobileFormerBlock, stride2_mask
+from ..layers import LiteBottleneck, MobileFormerBlock, stride2_mask, zero_padding
 from ..layers.blocks import DownsampleBlock
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import Asking, Bridged, Cells, FoldedMobile, Reading, mixture_of
@@ -148,6 +148,7 @@ class FoldedMobileFormer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """As :meth:`MobileFormer.forward`; the maps are channels last in memory."""
         check_input(x, mask)
+        x = zero_padding(x, mask)
         batch = len(x)
         tokens = self.tokens.expand(batch, -1, -1)
         mask = halved(mask)
