@@ -10,7 +10,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .backbone import MIN_SIZE, MobileFormer
+from .backbone import MIN_SIZE
 from .head import padding_mask
 
 
@@ -34,7 +34,7 @@ class E2EMF(SingleStageDetector):
         if batch_data_samples:
             batch_inputs = _pad_to_least(batch_inputs, batch_data_samples)
         mask = padding_mask(batch_data_samples, batch_inputs)
-        if mask is not None and isinstance(self.backbone, MobileFormer):
+        if mask is not None and getattr(self.backbone, "takes_mask", False):
             feats: tuple[Tensor, ...] = self.backbone(batch_inputs, mask)
         else:
             feats = self.backbone(batch_inputs)

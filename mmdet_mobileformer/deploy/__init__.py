@@ -1,4 +1,4 @@
-"""From a checkpoint to a file that runs without PyTorch.
+"""From a trained model to a faster one (fold.py), and to a file that runs without PyTorch.
 
 The exported file
 =================
