@@ -12,6 +12,10 @@ from .run import cases_of, check_engines, compare, describe_machine, measure
 from .worker import Case
 
 
+#: Runs of the breakdown at most.
+PARTS = 10
+
+
 def say(line: str) -> None:
     """Progress goes to stderr, results to stdout."""
     print(line, file=sys.stderr, flush=True)
@@ -35,6 +39,8 @@ def benchmark(args: argparse.Namespace, command: str) -> list[dict[str, Any]]:
         raise ValueError(f"--baseline {args.baseline} is none of the configs that are timed")
     if args.train and set(engines) - {"eager", "compile"}:
         raise ValueError("--train works with the engines eager and compile")
+    if args.breakdown and (args.train or "eager" not in engines):
+        raise ValueError("--breakdown is of the forward pass in eager mode: add it to --engines")
     common = Case(
         name="",
         batch=args.batch,
@@ -43,6 +49,7 @@ def benchmark(args: argparse.Namespace, command: str) -> list[dict[str, Any]]:
         preparation=args.prepare,
         preprocessing=args.with_preprocessing,
         warmup=args.warmup,
+        parts=min(args.runs, PARTS) if args.breakdown else 0,
         options=args.cfg_options or {},
     )
     machine = describe_machine()
@@ -53,6 +60,10 @@ def benchmark(args: argparse.Namespace, command: str) -> list[dict[str, Any]]:
     print(f"{report.treatment(results)}; batch {args.batch}, {results[0]['runs']} interleaved runs.")
     print(report.machine_line(results, machine) + "\n")
     print(report.table(results))
+    for result in results:
+        if result["parts_ms"]:
+            print(f"\n{result['config']}, {report.size_of(result)}, eager, each part without those in it:\n")
+            print(report.parts_table(result))
     if args.json is not None:
         report.write(args.json, results, machine, command)
     return results

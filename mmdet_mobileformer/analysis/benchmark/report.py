@@ -30,7 +30,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     head = ["size", "config", "engine", "prepared", "median ms", "p95 ms"]
     head += ["ratio"] if with_ratio else []
     head += [f"{step} ms" for step in steps]
-    head += ["core-ms", "GMAdds", "GFLOP/s", "of the machine", "memory MB"]
+    head += ["core-ms"] + (["core ratio"] if with_ratio else [])
+    head += ["GMAdds", "GFLOP/s", "of the machine", "memory MB"]
     head += ["memory ratio"] if with_ratio else []
     rows = []
     for result in results:
@@ -38,11 +39,22 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         row += [f"{result['median_ms']:.1f}", f"{result['p95_ms']:.1f}"]
         row += [f"{result['ratio']:.3f}"] if with_ratio else []
         row += [f"{result['steps_ms'][s]:.1f}" if s in result["steps_ms"] else "" for s in steps]
-        row += [f"{result['core_ms']:.0f}", f"{result['madds_g']:.2f}", f"{result['gflops']:.1f}"]
+        row += [f"{result['core_ms']:.0f}"]
+        row += [f"{result['core_ratio']:.3f}"] if with_ratio else []
+        row += [f"{result['madds_g']:.2f}", f"{result['gflops']:.1f}"]
         row += [f"{100 * result['share']:.0f} %", f"{result['memory_mb']:.0f}"]
         row += [f"{result['memory_ratio']:.2f}"] if with_ratio else []
         rows.append(row)
     return markdown(head, rows)
+
+
+def parts_table(result: dict[str, Any]) -> str:
+    """Markdown: the parts of one result, their milliseconds and shares, and the network's sum."""
+    total = sum(result["parts_ms"].values())
+    rows = [
+        [part, f"{ms:.1f}", f"{100 * ms / total:.1f} %"] for part, ms in result["parts_ms"].items()
+    ]
+    return markdown(["part", "ms", "of the network"], [*rows, ["all", f"{total:.1f}", "100 %"]])
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

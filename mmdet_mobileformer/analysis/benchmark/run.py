@@ -122,6 +122,8 @@ def measure(
                 break
         for worker in workers[1:]:
             worker.info["memory"] = worker.ask("memory")
+            if worker.case.parts and worker.case.engine == "eager":
+                worker.info["parts"] = worker.ask("parts")
         machine = rates(workers[0])
         return [summary(worker, machine) for worker in workers[1:]]
 
@@ -193,6 +195,7 @@ def summary(worker: Worker, machine: dict[str, float]) -> dict[str, Any]:
         gflops=round(reached, 2),
         share=round(reached / machine["product_gflops"], 4),
         machine={key: round(value, 2) for key, value in machine.items()},
+        parts_ms=worker.info.get("parts", {}),
     )
 
 
@@ -212,6 +215,7 @@ def compare(results: Sequence[dict[str, Any]], baseline: str | None) -> None:
     for result in results:
         base = where[result["engine"], result["height"], result["width"]]
         result["ratio"] = round(result["median_ms"] / base["median_ms"], 4)
+        result["core_ratio"] = round(result["core_ms"] / base["core_ms"], 4)
         result["memory_ratio"] = round(result["memory_mb"] / base["memory_mb"], 4)
 
 

@@ -22,6 +22,7 @@ import torch
 
 from ..flops import count
 from . import engines, models
+from .parts import breakdown
 
 #: Side of the matrices whose product gives the machine's rate, and floats that are copied (128 MB).
 MATRIX, COPIED = 1536, 1 << 25
@@ -43,6 +44,7 @@ class Case:
         preparation: One of :data:`models.PREPARATIONS`.
         preprocessing: Whether each run starts with the detector's normalisation of 8-bit images.
         warmup: Runs that are not timed.
+        parts: Runs of the breakdown into parts.
         folder: Where exported models lie.
         options: Settings of the config to override.
     """
@@ -56,6 +58,7 @@ class Case:
     preparation: str = "deploy"
     preprocessing: bool = False
     warmup: int = 3
+    parts: int = 0
     folder: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -122,6 +125,10 @@ class Prediction:
             # They have their own copy; only the head's post-processing is still called.
             for parameter in self.network.parameters():
                 parameter.data = torch.empty(0)
+
+    def parts(self, runs: int) -> dict[str, float]:
+        """Milliseconds of each part of the network, see :func:`breakdown`."""
+        return breakdown(self.network.model, lambda: self.network(self.images), runs)
 
     def __call__(self) -> dict[str, float]:
         """Preprocessing if asked for, network, post-processing."""
@@ -196,8 +203,8 @@ def work(case: Case, pipe: Connection) -> None:
     except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
         text = " ".join(str(error).split())[:400]
         pipe.send(("error", text if isinstance(error, (ValueError, OSError)) else f"{case.label}: {text}"))
-    except KeyboardInterrupt:
-        pass
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        pass  # nobody waits for an answer any more
 
 
 def _work(case: Case, pipe: Connection) -> None:
@@ -223,6 +230,8 @@ def _work(case: Case, pipe: Connection) -> None:
                 cpu = time.process_time()
                 times = subject()
                 pipe.send(("run", dict(times=times, cpu=time.process_time() - cpu)))
+            elif order == "parts":
+                pipe.send(("parts", subject.parts(case.parts)))
             elif order == "memory":
                 pipe.send(("memory", max(peak(), resident()) - before))
 
