@@ -11,7 +11,6 @@ from . import models, report
 from .run import cases_of, check_engines, compare, describe_machine, measure
 from .worker import Case
 
-
 #: Runs of the breakdown at most.
 PARTS = 10
 

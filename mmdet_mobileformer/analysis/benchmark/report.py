@@ -13,7 +13,7 @@ TREATMENT = (
 )
 WITH_PREPROCESSING = "before it the detector's normalisation of an 8-bit image"
 TRAINING = (
-    f"a training step of the config's own recipe on random images with boxes: forward pass and loss, "
+    "a training step of the config's own recipe on random images with boxes: forward pass and loss, "
     "backward pass, clipping and optimizer"
 )
 

@@ -6,6 +6,7 @@ model's; and any order of runs can be had.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -271,10 +272,8 @@ def peak() -> int:
 
 def _trim() -> None:
     """Give what building and compiling freed back to the system (glibc)."""
-    try:
+    with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass
 
 
 def environment(threads: int) -> None:
