@@ -17,13 +17,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ...backbone import MobileFormer
+from ...detector import E2EMF
 from ...swap.common import dicts_in, one_line
 from ...swap.config_file import read_base
 
 #: Behind a config's name: the backbone alone.
 BACKBONE = "#backbone"
-#: How models are prepared: ``deploy()`` of this package for what it knows, then Conv-BN folding of
-#: the rest; Conv-BN folding alone; nothing.
+#: How models are prepared: ``deploy()`` of this package for what is its own, Conv-BN folding for the
+#: rest; Conv-BN folding for all; nothing.
 PREPARATIONS = ("deploy", "fold", "none")
 
 
@@ -177,12 +179,13 @@ def part_of(model: nn.Module, name: str) -> nn.Module:
     return backbone
 
 
-def prepare(model: nn.Module, how: str) -> tuple[nn.Module, str]:
+def prepare(model: nn.Module, how: str, compiled: bool = True) -> tuple[nn.Module, str]:
     """Make a model ready for inference.
 
     Args:
         model: Is changed.
         how: One of :data:`PREPARATIONS`.
+        compiled: Whether ``deploy()`` may use this package's compiled kernels; no export knows them.
 
     Returns:
         The model, and what was done.
@@ -192,22 +195,18 @@ def prepare(model: nn.Module, how: str) -> tuple[nn.Module, str]:
     model = model.eval().requires_grad_(False)
     if how == "none":
         return model, "as built"
-    done = "Conv-BN folded"
-    deploy = _deploy() if how == "deploy" and _has_mobileformer(model) else None
-    if deploy is not None:
-        model, done = deploy(model).eval().requires_grad_(False), "deploy()"
-    return fuse_conv_bn(model), done
+    if how == "deploy":
+        backbone = getattr(model, "backbone", None)
+        if isinstance(model, (MobileFormer, E2EMF)) and isinstance(backbone or model, MobileFormer):
+            return _deploy(model, compiled), "deploy()"
+        if isinstance(backbone, MobileFormer):
+            model.backbone = _deploy(backbone, compiled)
+            return fuse_conv_bn(model), "deploy(), Conv-BN folded"
+    return fuse_conv_bn(model), "Conv-BN folded"
 
 
-def _has_mobileformer(model: nn.Module) -> bool:
-    return any(type(module).__module__.startswith("mmdet_mobileformer.") for module in model.modules())
+def _deploy(model: nn.Module, compiled: bool) -> nn.Module:
+    from ...deploy import deploy
 
-
-def _deploy() -> Callable[[nn.Module], nn.Module] | None:
-    """This package's ``deploy``, if it has one."""
-    try:
-        from ...deploy import fold
-    except ImportError:
-        return None
-    function: Callable[[nn.Module], nn.Module] = fold.deploy
-    return function
+    folded: nn.Module = deploy(model, kernels=None if compiled else False)
+    return folded

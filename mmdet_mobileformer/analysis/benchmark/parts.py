@@ -11,89 +11,116 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...backbone import MobileFormer
-from ...head import E2EMFHead
-from ...layers import (
-    DynamicReLU,
-    Former,
-    FormerToMobile,
-    LiteBottleneck,
-    MobileFormerBlock,
-    MobileToFormer,
-)
-from ...layers.blocks import DownsampleBlock, MobileBlock
-
-#: Parts of the backbone by their class. What a block does itself is to mix its tokens' logits.
-_BACKBONE: dict[type[nn.Module], str] = {
-    MobileToFormer: "Mobile→Former",
-    Former: "Former",
-    FormerToMobile: "Mobile←Former",
-    DynamicReLU: "dynamic ReLU",
-    MobileBlock: "Mobile",
-    DownsampleBlock: "Mobile",
-    LiteBottleneck: "Mobile",
-    MobileFormerBlock: "token mixture",
+#: Parts of the backbone and of the head's scales by class, as built and as deploy() leaves them.
+#: What a block of the backbone does itself is to mix its tokens' logits.
+_BY_CLASS = {
+    "MobileToFormer": "Mobile→Former",
+    "Former": "Former",
+    "FormerToMobile": "Mobile←Former",
+    "DynamicReLU": "dynamic ReLU",
+    "MobileBlock": "Mobile",
+    "DownsampleBlock": "Mobile",
+    "TransformerSide": "feature side",
+    "LiteSide": "feature side",
+    "LiteBottleneck": "Mobile",
+    "MobileFormerBlock": "token mixture",
+    "FoldedMobile": "Mobile with the bridges",
+    "FoldedTransformer": "feature side",
+    "FoldedUpdate": "Mobile→Former's update",
+    "FoldedFormer": "Former",
+    "FoldedSlopes": "dynamic ReLU's slopes",
+    "Products": "products of tokens",
+    "FoldedBlock": "token mixture",
 }
-#: Parts of a block of the head by their name.
-_HEAD_BLOCK = {
-    "mobile_to_former": "Mobile→Former",
-    "former": "Former",
-    "mobile": "feature side",
-    "former_to_mobile": "Mobile←Former",
+#: By the name that the part has in what is around it, which counts before its class.
+_BY_NAME = {
+    "stem": "stem",
+    "start": "stem and first block",
     "adapt_position": "queries' position",
+    "lite": "feature side with the bridges",
+    "enlarge": "entry",
 }
+#: In a scale of the head, methods that are parts.
+_SCALE_METHODS = {"enter": "entry", "features": "bridges"}
 _PREDICTION = ("reg_ffn", "fc_reg", "fc_cls", "activate")
+_PREDICTION_METHODS = ("_refine_boxes", "_boxes")
 
 
-def parts_of(model: nn.Module) -> dict[nn.Module, str]:
-    """The modules with which a new part begins; all others belong to the part around them.
+def parts_of(model: nn.Module) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, str, str]]]:
+    """Where parts begin.
 
     Our backbone and head are taken apart as the paper does; of other models every direct child of
     the detector is one part.
+
+    Returns:
+        The modules with which a part begins, and methods as (module, name, part). All else belongs
+        to the part around it.
     """
     found: dict[nn.Module, str] = {}
-    if isinstance(model, (MobileFormer, E2EMFHead)):
-        _take_apart(model, found)
-        return found
+    methods: list[tuple[nn.Module, str, str]] = []
+    if _is_backbone(model) or _is_head(model):
+        _walk(model, "", found, methods)
     for name, child in model.named_children():
-        found[child] = name
-        _take_apart(child, found)
-    return found
+        found.setdefault(child, name)
+        _walk(child, "", found, methods)
+    return found, methods
 
 
-def _take_apart(module: nn.Module, found: dict[nn.Module, str]) -> None:
-    if isinstance(module, MobileFormer):
+def _is_backbone(module: nn.Module) -> bool:
+    return type(module).__name__ in ("MobileFormer", "FoldedMobileFormer")
+
+
+def _is_head(module: nn.Module) -> bool:
+    return hasattr(module, "scale_strides") and isinstance(getattr(module, "scales", None), nn.ModuleList)
+
+
+def _walk(
+    module: nn.Module,
+    place: str,
+    found: dict[nn.Module, str],
+    methods: list[tuple[nn.Module, str, str]],
+) -> None:
+    """Find the parts inside a module; ``place`` is what their names begin with, '' outside of ours."""
+    if _is_backbone(module):
+        place = "backbone"
         found[module] = "backbone: rest"
-        found[module.stem] = "backbone: stem"
-        for child in module.blocks.modules():
-            kind = next((part for cls, part in _BACKBONE.items() if isinstance(child, cls)), None)
-            if kind is not None:
-                found[child] = f"backbone: {kind}"
-    elif isinstance(module, E2EMFHead):
-        found[module] = "head: rest"
-        for name, child in module.named_children():
-            if name in _PREDICTION:
-                found[child] = "head: prediction"
-        if module.closing is not None:
-            found[module.closing] = "head closing: Mobile→Former"
-        for stride, scale in zip(module.scale_strides, module.scales):
-            for name, child in scale.named_children():
-                if name != "blocks":
-                    found[child] = f"head 1/{stride}: entry"
-            for name, child in scale.named_modules():
-                part = _HEAD_BLOCK.get(name.rpartition(".")[2])
-                # blocks.0.mobile, but not what is inside it
-                if part is not None and name.count(".") == 2:
-                    found[child] = f"head 1/{stride}: {part}"
+    elif _is_head(module):
+        _walk_head(module, found, methods)
+        return
+    elif place.startswith("head 1/"):
+        methods += [
+            (module, name, f"{place}: {part}")
+            for name, part in _SCALE_METHODS.items()
+            if hasattr(module, name)
+        ]
+    for name, child in module.named_children():
+        if place and (part := _BY_NAME.get(name) or _by_class(child)):
+            found[child] = f"{place}: {part}"
+        _walk(child, place, found, methods)
 
 
-def _methods(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """Module, method and part, for what is no module's forward pass."""
-    for module in model.modules():
-        if isinstance(module, E2EMFHead):
-            yield module, "_refine_boxes", "head: prediction"
-            for stride, scale in zip(module.scale_strides, module.scales):
-                yield scale, "enter", f"head 1/{stride}: entry"
+def _walk_head(
+    head: Any, found: dict[nn.Module, str], methods: list[tuple[nn.Module, str, str]]
+) -> None:
+    found[head] = "head: rest"
+    methods += [
+        (head, name, "head: prediction") for name in _PREDICTION_METHODS if hasattr(head, name)
+    ]
+    for name, child in head.named_children():
+        if name in _PREDICTION:
+            found[child] = "head: prediction"
+        elif name == "scales":
+            for stride, scale in zip(head.scale_strides, child):
+                _walk(scale, f"head 1/{stride}", found, methods)
+        elif name == "closing":
+            found[child] = "head closing: Mobile→Former"
+        elif name != "positional_encoding":
+            _walk(child, "head", found, methods)
+
+
+def _by_class(module: nn.Module) -> str | None:
+    names = (cls.__name__ for cls in type(module).__mro__)
+    return next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
 
 
 class Stopwatch:
@@ -128,7 +155,8 @@ class Stopwatch:
 def watched(model: nn.Module, watch: Callable[[], Stopwatch]) -> Iterator[None]:
     """Tell a stopwatch, fetched anew for each event, of every part that begins and ends."""
     handles: list[Any] = []
-    for module, part in parts_of(model).items():
+    modules, methods = parts_of(model)
+    for module, part in modules.items():
 
         def before(_module: nn.Module, _args: Any, part: str = part) -> None:
             watch().enter(part)
@@ -138,15 +166,14 @@ def watched(model: nn.Module, watch: Callable[[], Stopwatch]) -> Iterator[None]:
 
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after))
-    wrapped = list(_methods(model))
-    for module, name, part in wrapped:
+    for module, name, part in methods:
         setattr(module, name, _timed(getattr(module, name), part, watch))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, name, _ in wrapped:
+        for module, name, _ in methods:
             delattr(module, name)
 
 

@@ -101,7 +101,8 @@ class Prediction:
         self.preprocessor = getattr(model, "data_preprocessor", None) if case.preprocessing else None
         part = models.part_of(model, case.name)
         counted = count(models.Network(part, case.shape, case.batch), case.shape, case.batch)
-        part, prepared = models.prepare(part, case.preparation)
+        torchs_own = case.engine in ("eager", "compile")
+        part, prepared = models.prepare(part, case.preparation, compiled=torchs_own)
         self.network = models.Network(part, case.shape, case.batch).eval()
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(case.batch, 3, *case.shape, generator=generator)
@@ -111,8 +112,7 @@ class Prediction:
             madds=counted.total_madds, params=counted.total_params, prepared=prepared,
             splits=self.network.splits,
         )
-        self.engine = case.engine
-        if case.engine not in ("eager", "compile") and not self.network.splits:
+        if not torchs_own and not self.network.splits:
             raise ValueError(
                 f"{case.name} is not of one stage, so that it cannot be exported here: time it with "
                 "the engines eager and compile"
@@ -122,7 +122,7 @@ class Prediction:
             engines.export(self.network, self.images, folder / "network.onnx")
             return
         self.run = engines.start(case.engine, self.network, self.images, case.threads, folder)
-        if case.engine not in ("eager", "compile"):
+        if not torchs_own:
             # They have their own copy; only the head's post-processing is still called.
             for parameter in self.network.parameters():
                 parameter.data = torch.empty(0)
