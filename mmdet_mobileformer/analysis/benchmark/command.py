@@ -27,7 +27,7 @@ def benchmark(args: argparse.Namespace, command: str) -> list[dict[str, Any]]:
         ValueError, FileNotFoundError, FileExistsError: With one sentence, most before any model runs.
     """
     report.check_new(args.json)
-    engines, sentences = check_engines(args.engines, required=False)
+    engines, sentences = check_engines(args.engines)
     for sentence in sentences:
         say(sentence)
     for shape in args.sizes:

@@ -126,9 +126,10 @@ def read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist: give a file of benchmark.py --json")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"command", "treatment", "machine", "results"} - set(content)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    missing = [name for name in ("command", "treatment", "machine", "results") if name not in content]
     if missing or not content["results"]:
-        raise ValueError(f"{path} is no file of benchmark.py --json: it lacks {sorted(missing)}")
+        lacking = ", ".join(missing) or "any result"
+        raise ValueError(f"{path} is no file of benchmark.py --json: it lacks {lacking}")
     return content

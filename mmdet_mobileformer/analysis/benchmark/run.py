@@ -69,7 +69,7 @@ class Worker:
         self._pipe.close()
 
 
-def check_engines(names: Sequence[str], required: bool) -> tuple[list[str], list[str]]:
+def check_engines(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The engines that are installed, and a sentence for each that is not.
 
     Raises:
@@ -83,7 +83,7 @@ def check_engines(names: Sequence[str], required: bool) -> tuple[list[str], list
             sentences.append(f"engine {name} left out: pip install {' '.join(absent)}")
         else:
             found.append(name)
-    if not found or (required and sentences):
+    if not found:
         raise ValueError("; ".join(sentences))
     return found, sentences
 
