@@ -45,6 +45,22 @@ def init_mobileformer(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def check_input(x: Tensor, mask: Tensor | None) -> None:
+    """Raise ValueError unless ``x`` are images (N, 3, H, W) and ``mask`` is theirs or None."""
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise ValueError(f"MobileFormer takes images (N, 3, H, W), not {tuple(x.shape)}")
+    if min(x.shape[-2:]) < MIN_SIZE:
+        raise ValueError(
+            f"MobileFormer takes images of at least {MIN_SIZE}x{MIN_SIZE} px, not "
+            f"{x.shape[-2]}x{x.shape[-1]}: resize or pad them"
+        )
+    if mask is not None and tuple(mask.shape) != (x.shape[0], *x.shape[-2:]):
+        raise ValueError(
+            f"the padding mask is {tuple(mask.shape)}: give "
+            f"{(x.shape[0], *x.shape[-2:])}, one value per pixel"
+        )
+
+
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm as in training but without changing the running statistics.
@@ -94,6 +110,9 @@ class MobileFormer(BaseModule):
     Raises:
         ValueError: If an argument is out of its range.
     """
+
+    #: The detector hands such a backbone the padding mask.
+    takes_mask = True
 
     def __init__(
         self,
@@ -229,18 +248,7 @@ class MobileFormer(BaseModule):
         return result
 
     def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
-        if x.dim() != 4 or x.shape[1] != 3:
-            raise ValueError(f"MobileFormer takes images (N, 3, H, W), not {tuple(x.shape)}")
-        if min(x.shape[-2:]) < MIN_SIZE:
-            raise ValueError(
-                f"MobileFormer takes images of at least {MIN_SIZE}x{MIN_SIZE} px, not "
-                f"{x.shape[-2]}x{x.shape[-1]}: resize or pad them"
-            )
-        if mask is not None and tuple(mask.shape) != (x.shape[0], *x.shape[-2:]):
-            raise ValueError(
-                f"the padding mask is {tuple(mask.shape)}: give "
-                f"{(x.shape[0], *x.shape[-2:])}, one value per pixel"
-            )
+        check_input(x, mask)
         if x.shape[0] == 1 and max(x.shape[-2:]) <= MIN_SIZE and self._trains_batchnorm():
             raise ValueError(
                 "BatchNorm cannot train on one value per channel (batch 1, one cell at stride 32): "

@@ -9,7 +9,6 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .backbone import MobileFormer
 from .head import padding_mask
 
 
@@ -27,7 +26,7 @@ class E2EMF(SingleStageDetector):
     ) -> tuple[Tensor, ...]:
         """Images (N, 3, H, W) to features, fine to coarse."""
         mask = padding_mask(batch_data_samples, batch_inputs)
-        if mask is not None and isinstance(self.backbone, MobileFormer):
+        if mask is not None and getattr(self.backbone, "takes_mask", False):
             feats: tuple[Tensor, ...] = self.backbone(batch_inputs, mask)
         else:
             feats = self.backbone(batch_inputs)

@@ -1,0 +1,81 @@
+"""The token side of a folded model: few vectors, so what counts is the number of operators."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import Former, MobileToFormer
+
+
+class Products(nn.Module):
+    """Several linear layers that read the same tokens, as one product.
+
+    Args:
+        parts: Weight (out, in) and bias of each, by name.
+    """
+
+    def __init__(self, parts: dict[str, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.names = tuple(parts)
+        self.sizes = [len(bias) for _, bias in parts.values()]
+        self.register_buffer("weight", torch.cat([weight for weight, _ in parts.values()]).detach())
+        self.register_buffer("bias", torch.cat([bias for _, bias in parts.values()]).detach())
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """(N, T, in) to (N, T, out) by name."""
+        outs = F.linear(tokens, self.weight, self.bias).split(self.sizes, dim=-1)
+        return dict(zip(self.names, outs))
+
+
+def linear_parts(layer: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer, times ``scale``."""
+    return layer.weight.detach() * scale, layer.bias.detach() * scale
+
+
+def asking_parts(layer: MobileToFormer) -> dict[str, tuple[Tensor, Tensor]]:
+    """Query, scaled, and gate of Mobile→Former; the gate is ``1 + hardtanh``, see FoldedUpdate."""
+    return {
+        "query": linear_parts(layer.query, layer.scale),
+        "gate": linear_parts(layer.gate, 1 / 3),
+    }
+
+
+class FoldedUpdate(nn.Module):
+    """What Mobile→Former does with the attended vectors."""
+
+    def __init__(self, layer: MobileToFormer) -> None:
+        super().__init__()
+        self.out = layer.out
+        self.norm = layer.norm
+
+    def forward(self, tokens: Tensor, attended: Tensor, gate: Tensor) -> Tensor:
+        """Tokens (N, T, d), attended vectors and gates before their bound (N, T, C) to tokens."""
+        # 2 * hard_sigmoid(x) is 1 + clamp(x / 3, -1, 1), and the gate comes divided by three.
+        gated = torch.addcmul(attended, attended, F.hardtanh(gate))
+        return self.norm(tokens + self.out(gated))
+
+
+class FoldedFormer(nn.Module):
+    """Former with its scale in the query's weights."""
+
+    def __init__(self, layer: Former) -> None:
+        super().__init__()
+        self.num_heads = layer.num_heads
+        weight, bias = linear_parts(layer.query, layer.scale)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.out, self.norm = layer.out, layer.norm
+        self.fc1, self.fc2, self.ffn_norm = layer.fc1, layer.fc2, layer.ffn_norm
+
+    def forward(self, tokens: Tensor, position: Tensor | None = None) -> Tensor:
+        """Tokens and their position (N, T, d) to tokens."""
+        located = tokens if position is None else tokens + position
+        query, key, value = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x in (F.linear(located, self.weight, self.bias), located, tokens)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        tokens = self.norm(tokens + self.out(attended.transpose(1, 2).flatten(2)))
+        return self.ffn_norm(tokens + self.fc2(F.gelu(self.fc1(tokens))))

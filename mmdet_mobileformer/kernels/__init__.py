@@ -1,0 +1,13 @@
+"""Compiled kernels of the folded model on CPUs; see mmdet_mobileformer/deploy."""
+
+from .build import kernels_available, why_no_kernels
+from .packing import LANES, pack_depthwise, pack_matrix, padded
+
+__all__ = [
+    "LANES",
+    "kernels_available",
+    "pack_depthwise",
+    "pack_matrix",
+    "padded",
+    "why_no_kernels",
+]
