@@ -59,10 +59,12 @@ def benchmark(args: argparse.Namespace, command: str) -> list[dict[str, Any]]:
     print(f"{report.treatment(results)}; batch {args.batch}, {results[0]['runs']} interleaved runs.")
     print(report.machine_line(results, machine) + "\n")
     print(report.table(results))
+    for line in report.better_engine(results, args.baseline):
+        print(f"\n{line}")
     for result in results:
         if result["parts_ms"]:
             print(f"\n{result['config']}, {report.size_of(result)}, eager, each part without those in it:\n")
             print(report.parts_table(result))
     if args.json is not None:
-        report.write(args.json, results, machine, command)
+        report.write(args.json, results, machine, command, args.baseline)
     return results

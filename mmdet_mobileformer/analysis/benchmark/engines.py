@@ -92,8 +92,8 @@ def _onnxruntime(file: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Between runs others use the processor.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    # Its threads would go on spinning while another model runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> list[Tensor]:

@@ -38,6 +38,8 @@ def _section(file: Path, content: dict[str, Any]) -> str:
     sentence = content["treatment"]
     lines += [f"Timed: {sentence}; batch {first['batch']}, {first['runs']} interleaved runs."]
     lines += [report.machine_line(results, content["machine"]), "", report.table(results), ""]
+    if better := report.better_engine(results, content.get("baseline")):
+        lines += [*(f"- {line}" for line in better), ""]
     if growth := growth_table(results):
         lines += ["How the time grows with the image, median ms and in brackets the GMAdds:", ""]
         lines += [growth, ""]

@@ -31,7 +31,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     head += ["ratio"] if with_ratio else []
     head += [f"{step} ms" for step in steps]
     head += ["core-ms"] + (["core ratio"] if with_ratio else [])
-    head += ["GMAdds", "GFLOP/s", "of the machine", "memory MB"]
+    head += ["GMAdds", "of the machine", "memory MB"]
     head += ["memory ratio"] if with_ratio else []
     rows = []
     for result in results:
@@ -41,11 +41,33 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         row += [f"{result['steps_ms'][s]:.1f}" if s in result["steps_ms"] else "" for s in steps]
         row += [f"{result['core_ms']:.0f}"]
         row += [f"{result['core_ratio']:.3f}"] if with_ratio else []
-        row += [f"{result['madds_g']:.2f}", f"{result['gflops']:.1f}"]
+        row += [f"{result['madds_g']:.2f}"]
         row += [f"{100 * result['share']:.0f} %", f"{result['memory_mb']:.0f}"]
         row += [f"{result['memory_ratio']:.2f}"] if with_ratio else []
         rows.append(row)
     return markdown(head, rows)
+
+
+def better_engine(results: Sequence[dict[str, Any]], baseline: str | None) -> list[str]:
+    """Where both ONNX Runtime and OpenVINO ran: each model in the better one, against the baseline."""
+    lines = []
+    for size in dict.fromkeys(map(size_of, results)):
+        best: dict[str, dict[str, Any]] = {}
+        engines = set()
+        for result in results:
+            if size_of(result) == size and result["engine"] in ("onnxruntime", "openvino"):
+                engines.add(result["engine"])
+                kept = best.setdefault(result["config"], result)
+                if result["median_ms"] < kept["median_ms"]:
+                    best[result["config"]] = result
+        if len(engines) == 2 and baseline in best:
+            base = best[baseline]["median_ms"]
+            lines += [
+                f"{size}, the better of both engines: `{name}` {result['median_ms']:.1f} ms "
+                f"({result['engine']}), ratio {result['median_ms'] / base:.3f}"
+                for name, result in best.items()
+            ]
+    return lines
 
 
 def parts_table(result: dict[str, Any]) -> str:
@@ -107,10 +129,20 @@ def check_new(path: Path | None) -> None:
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
 
 
-def write(path: Path, results: Sequence[dict[str, Any]], machine: dict[str, Any], command: str) -> None:
+def write(
+    path: Path,
+    results: Sequence[dict[str, Any]],
+    machine: dict[str, Any],
+    command: str,
+    baseline: str | None = None,
+) -> None:
     """Write the JSON file; see :func:`read`."""
     content = dict(
-        command=command, treatment=treatment(results), machine=machine, results=list(results)
+        command=command,
+        treatment=treatment(results),
+        machine=machine,
+        baseline=baseline,
+        results=list(results),
     )
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

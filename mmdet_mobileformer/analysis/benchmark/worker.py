@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import torch
 
+from ...swap.common import one_line
 from ..flops import count
 from . import engines, models
 from .parts import breakdown
@@ -201,11 +202,11 @@ def work(case: Case, pipe: Connection) -> None:
     """
     try:
         _work(case, pipe)
-    except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
-        text = " ".join(str(error).split())[:400]
-        pipe.send(("error", text if isinstance(error, (ValueError, OSError)) else f"{case.label}: {text}"))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         pass  # nobody waits for an answer any more
+    except Exception as error:  # whatever a model or an engine raises
+        plain = isinstance(error, (ValueError, FileNotFoundError))
+        pipe.send(("error", str(error) if plain else f"{case.label}: {one_line(error)}"))
 
 
 def _work(case: Case, pipe: Connection) -> None:

@@ -53,6 +53,17 @@ def test_ratios_are_within_a_size() -> None:
     assert len({len(line) for line in text.splitlines()}) == 1
 
 
+def test_the_better_engine_of_each() -> None:
+    found = []
+    for engine, ours, theirs in (("onnxruntime", 0.3, 0.4), ("openvino", 0.2, 0.8)):
+        for name, seconds in (("ours.py", ours), ("theirs.py", theirs)):
+            found.append({**result(name, [seconds]), "engine": engine})
+    lines = report.better_engine(found, "theirs.py")
+    assert lines[0].endswith("`ours.py` 200.0 ms (openvino), ratio 0.500")
+    assert lines[1].endswith("`theirs.py` 400.0 ms (onnxruntime), ratio 1.000")
+    assert report.better_engine(found[:2], "theirs.py") == []
+
+
 def test_engines_that_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "missing", lambda name: ["openvino"] if name == "openvino" else [])
     assert run.check_engines(["eager", "openvino"]) == (
