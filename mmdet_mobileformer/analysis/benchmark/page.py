@@ -23,7 +23,7 @@ def ledger(files: Sequence[Path]) -> str:
     contents = [(file, report.read(file)) for file in files]
     contents.sort(key=lambda item: item[0].name)
     contents.sort(key=lambda item: _version(item[1]), reverse=True)
-    return "\n" + "\n".join(_section(file, content) for file, content in contents)
+    return "".join(f"\n{_section(file, content)}" for file, content in contents)
 
 
 def _version(content: dict[str, Any]) -> tuple[int, ...]:
