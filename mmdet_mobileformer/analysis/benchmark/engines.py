@@ -32,7 +32,7 @@ def missing(engine: str) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of torch and of the engines that are installed."""
-    found = {"torch": torch.__version__}
+    found = {"torch": str(torch.__version__)}
     for name in ("onnxruntime", "openvino"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)

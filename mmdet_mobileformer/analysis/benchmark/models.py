@@ -64,12 +64,13 @@ def build(cfg: Config, name: str) -> nn.Module:
     MMLogger.get_current_instance().setLevel("WARNING")
     torch.manual_seed(0)
     try:
-        model: nn.Module = MODELS.build(cfg.model)
+        model: Any = MODELS.build(cfg.model)
     except Exception as error:
         raise ValueError(f"the model of {name} cannot be built: {one_line(error)}") from error
     if hasattr(model, "init_weights"):
         model.init_weights()
-    return model
+    built: nn.Module = model
+    return built
 
 
 def samples(shape: tuple[int, int], batch: int, boxes: int = 0) -> list[Any]:
@@ -109,6 +110,8 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module, shape: tuple[int, int], batch: int) -> None:
         super().__init__()
+        # An export puts everything below into the mode of what is on top.
+        self.training = model.training
         self.model = model
         self.shape = shape
         self.samples = samples(shape, batch)

@@ -104,7 +104,7 @@ class Prediction:
         counted = count(models.Network(part, case.shape, case.batch), case.shape, case.batch)
         torchs_own = case.engine in ("eager", "compile")
         part, prepared = models.prepare(part, case.preparation, compiled=torchs_own)
-        self.network = models.Network(part, case.shape, case.batch).eval()
+        self.network = models.Network(part, case.shape, case.batch)
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(case.batch, 3, *case.shape, generator=generator)
         self.raw = torch.randint(0, 256, (case.batch, 3, *case.shape), generator=generator).byte()
