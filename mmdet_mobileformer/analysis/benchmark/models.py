@@ -209,7 +209,7 @@ def prepare(model: nn.Module, how: str, compiled: bool = True) -> tuple[nn.Modul
 
 
 def _deploy(model: nn.Module, compiled: bool) -> nn.Module:
-    from ...deploy import deploy
+    from ...deploy.fold import deploy
 
     folded: nn.Module = deploy(model, kernels=None if compiled else False)
     return folded
