@@ -59,7 +59,7 @@ SHORTER = [
     (r"((?:make_tables|speed_page)\.py)(?! --)", r"\1 --check"),
     # Any time does.
     (r"(analysis_tools/benchmark\.py) .*", r"\1 configs/e2emf_26m_coco.py --sizes 64x64 --runs 2 "
-     "--warmup 1 --threads 1 --json benchmark$RANDOM.json"),
+     "--warmup 1 --threads 1 --prepare fold --json benchmark$RANDOM.json"),
     (r"(data_time\.py \S+) --workers \d+", r"\1 --workers 1 --steps 1"),
     # What the reader has to fill in.
     (r"\bCHECKPOINT\b", "work_dirs/prepared.pth"),
