@@ -50,8 +50,8 @@ def deploy(model: nn.Module, kernels: bool | None = None) -> nn.Module:
         )
     compiled = _use_kernels(backbone, kernels)
     with torch.no_grad():
-        if backbone is model:
-            return _closed(FoldedMobileFormer(copy.deepcopy(backbone).eval(), compiled))
+        if isinstance(model, MobileFormer):
+            return _closed(FoldedMobileFormer(copy.deepcopy(model), compiled))
         # The backbone must import without mmdet, and so must deploying it.
         from ..detector import E2EMF
         from ..head import E2EMFHead

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import MobileFormer, check_input
 from ..layers import LiteBottleneck, MobileFormerBlock, stride2_mask
-from ..layers.blocks import DownsampleBlock, MobileBlock
+from ..layers.blocks import DownsampleBlock
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import Asking, Bridged, Cells, FoldedMobile, Reading, mixture_of
 from .weights import (
@@ -55,7 +53,7 @@ class FoldedBlock(nn.Module):
             entry, main, places = downsample_weights(block.mobile)
             self.entry = FoldedMobile(entry, HEADS, compiled)
         else:
-            main, places = mobile_weights(cast(MobileBlock, block.mobile))
+            main, places = mobile_weights(block.mobile)
         self.main = FoldedMobile(main, HEADS, compiled)
         self.slopes1 = fold_slopes(block.mobile.relu1, places[0], compiled)
         self.slopes2 = fold_slopes(block.mobile.relu2, places[1], compiled)
@@ -118,6 +116,9 @@ class FoldedMobileFormer(nn.Module):
     """
 
     takes_mask = True
+    tokens: Tensor
+    query: Tensor
+    gate: Tensor
 
     def __init__(self, model: MobileFormer, compiled: bool) -> None:
         super().__init__()

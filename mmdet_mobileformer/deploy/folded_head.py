@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from ..head_reference import Place, Queries, embed_centres
-from ..layers import MobileToFormer
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -25,6 +24,7 @@ from .parts import (
     MobileWeights,
     Reading,
     bridge,
+    position_of,
 )
 from .weights import lite_weights
 
@@ -64,14 +64,6 @@ class FoldedTransformer(nn.Module):
         flat = self.norms[0](flat + self.out(attended.transpose(1, 2).flatten(2)))
         flat = self.norms[1](flat + self.fc2(self.fc1(flat)))
         return flat.unflatten(1, (height, width))
-
-
-def position_of(cells: Cells, height: int, width: int) -> Tensor:
-    """Sine embedding (N or 1, H*W, C) of a map's cells."""
-    rows, columns = cast(Tensor, cells.rows), cast(Tensor, cells.columns)
-    shape = (-1, height, width, -1)
-    parts = (rows.unsqueeze(2).expand(shape), columns.unsqueeze(1).expand(shape))
-    return torch.cat(parts, dim=3).flatten(1, 2)
 
 
 class FoldedHeadBlock(nn.Module):
@@ -178,6 +170,9 @@ class FoldedHead(nn.Module):
     predict_by_feat = DETRHead.predict_by_feat
     _predict_by_feat_single = DETRHead._predict_by_feat_single
 
+    query_table: Tensor
+    grid: Tensor
+
     def __init__(self, head: E2EMFHead, compiled: bool) -> None:
         super().__init__()
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
@@ -200,7 +195,7 @@ class FoldedHead(nn.Module):
             layers.append(head.closing)
             self.closing = FoldedUpdate(head.closing)
         self.questions = nn.ModuleList(
-            Products(asking_parts(cast(MobileToFormer, layer))) for layer in layers
+            Products(asking_parts(layer)) for layer in layers
         )
         self.register_buffer("query_table", head.query_embedding.weight.detach().clone())
         self.register_buffer("grid", head.grid.clone() if head.reference_boxes else None)

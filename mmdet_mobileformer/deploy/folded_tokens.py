@@ -16,6 +16,9 @@ class Products(nn.Module):
         parts: Weight (out, in) and bias of each, by name.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, parts: dict[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.names = tuple(parts)
@@ -59,6 +62,9 @@ class FoldedUpdate(nn.Module):
 
 class FoldedFormer(nn.Module):
     """Former with its scale in the query's weights."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, layer: Former) -> None:
         super().__init__()

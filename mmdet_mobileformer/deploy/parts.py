@@ -7,6 +7,7 @@ Maps are (N, H, W, C). Every part computes the same in two ways: by the compiled
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,9 @@ class FoldedLinear(nn.Module):
         compiled: Whether the compiled kernels are used.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
         self, weight: Tensor, bias: Tensor, activation: str = "none", compiled: bool = True
     ) -> None:
@@ -139,6 +143,13 @@ class FoldedMobile(nn.Module):
         compiled: Whether the compiled kernels are used.
     """
 
+    depthwise: Tensor
+    depthwise_bias: Tensor | None
+    pointwise: Tensor
+    pointwise_bias: Tensor
+    first: Tensor | None
+    first_bias: Tensor | None
+
     def __init__(self, weights: MobileWeights, heads: int, compiled: bool) -> None:
         super().__init__()
         self.source = weights.source
@@ -149,8 +160,6 @@ class FoldedMobile(nn.Module):
         self.compiled = compiled
         self.filters, self.channels = weights.depthwise_bias.shape
         self.out_channels = len(weights.pointwise_bias)
-        self.first: Tensor | None
-        self.first_bias: Tensor | None
         if weights.first is None or weights.first_bias is None:
             self.first = self.first_bias = None
         else:
@@ -161,7 +170,7 @@ class FoldedMobile(nn.Module):
         if compiled:
             taps = pack_depthwise(weights.depthwise, weights.depthwise_bias)
             self.register_buffer("depthwise", taps)
-            self.depthwise_bias: Tensor | None = None
+            self.depthwise_bias = None
             self.register_buffer("pointwise", pack_matrix(weights.pointwise))
             self.register_buffer("pointwise_bias", pack_vector(weights.pointwise_bias))
         else:
@@ -222,35 +231,31 @@ class FoldedMobile(nn.Module):
         residual: Tensor | None,
     ) -> Tensor:
         if self.source == "stem":
-            assert self.first is not None
-            x = F.relu6(F.conv2d(x, self.first, self.first_bias, 2, 1)).permute(0, 2, 3, 1)
+            x = F.relu6(F.conv2d(x, cast(Tensor, self.first), self.first_bias, 2, 1)).permute(0, 2, 3, 1)
         elif self.source == "resize":
             x = F.interpolate(
                 x.permute(0, 3, 1, 2), grid, mode="bilinear", align_corners=False
             ).permute(0, 2, 3, 1)
         elif self.source == "expand":
-            assert self.first is not None
-            x = _dynamic(F.linear(x, self.first, self.first_bias), slopes[0], mixture)
+            x = F.linear(x, cast(Tensor, self.first), self.first_bias)
+            x = _activate(x, "dynamic", slopes[0], mixture)
         if mask is not None:
             x = x.masked_fill(mask.unsqueeze(-1), 0.0)
         # One convolution per filter: torch has no fast one for several filters per channel.
-        assert self.depthwise_bias is not None
         rows = x.permute(0, 3, 1, 2)
+        biases = cast(Tensor, self.depthwise_bias).unbind()
         y = torch.cat(
             [
                 F.conv2d(rows, taps.unsqueeze(1), bias, self.stride, 1, 1, self.channels)
-                for taps, bias in zip(self.depthwise.unbind(), self.depthwise_bias.unbind())
+                for taps, bias in zip(self.depthwise.unbind(), biases)
             ],
             dim=1,
         ).permute(0, 2, 3, 1)
-        if self.activation == "dynamic":
-            y = _dynamic(y, slopes[1], mixture)
-        else:
-            y = _activate(y, self.activation)
+        y = _activate(y, self.activation, slopes[1], mixture)
         y = F.linear(y, self.pointwise, self.pointwise_bias)
         if self.residual == "none":
             return y
-        return y + (x if self.residual == "source" else residual)
+        return y + (x if self.residual == "source" else cast(Tensor, residual))
 
 
 class FoldedSlopes(nn.Module):
@@ -261,6 +266,10 @@ class FoldedSlopes(nn.Module):
         bias: (2 * C,).
         compiled: Whether the table is for the compiled kernels, which read beyond its channels.
     """
+
+    weight: Tensor
+    bias: Tensor
+    shift: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor, compiled: bool) -> None:
         super().__init__()
@@ -291,6 +300,16 @@ def mixture_of(
     return token_mixture(scores, out, mask).transpose(1, 2)
 
 
+def position_of(cells: Cells, height: int, width: int) -> Tensor | float:
+    """Sine embedding (N or 1, H*W, C) of a map's cells; 0 without."""
+    if cells.rows is None or cells.columns is None:
+        return 0.0
+    batch = len(cells.rows)
+    rows = cells.rows.unsqueeze(2).expand(batch, height, width, -1)
+    columns = cells.columns.unsqueeze(1).expand(batch, height, width, -1)
+    return torch.cat((rows, columns), dim=3).flatten(1, 2)
+
+
 def bridge(
     x: Tensor,
     heads: int,
@@ -309,12 +328,7 @@ def bridge(
         return Bridged(x if reading is None else y, attended, mean)
     height, width = x.shape[1:3]
     flat = x.flatten(1, 2)
-    pos: Tensor | float = 0.0
-    if cells.rows is not None and cells.columns is not None:
-        shape = (-1, height, width, -1)
-        pos = torch.cat(
-            (cells.rows.unsqueeze(2).expand(shape), cells.columns.unsqueeze(1).expand(shape)), dim=3
-        ).flatten(1, 2)
+    pos = position_of(cells, height, width)
     if reading is not None:
         scores = _heads(flat + pos, heads) @ _heads(reading.keys, heads).transpose(-1, -2)
         update = scores.softmax(dim=-1) @ _heads(reading.values, heads)
@@ -353,19 +367,19 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _activate(x: Tensor, kind: str) -> Tensor:
+def _activate(
+    x: Tensor, kind: str, table: Tensor | None = None, mixture: Tensor | None = None
+) -> Tensor:
+    """The activation of a map (N, H, W, C); ``table`` and ``mixture`` are the dynamic ReLU's."""
     if kind == "relu6":
         return F.relu6(x)
-    return F.relu(x) if kind == "relu" else x
-
-
-def _dynamic(x: Tensor, table: Tensor | None, mixture: Tensor | None) -> Tensor:
-    """The dynamic ReLU of a map (N, H, W, C)."""
-    assert table is not None
-    slopes = table if mixture is None else (mixture @ table.flatten(2)).unflatten(-1, (2, -1))
-    first, second = slopes.unbind(dim=2)
-    if mixture is None:
-        first, second = first.unsqueeze(1), second.unsqueeze(1)
-    else:
-        first, second = (part.unflatten(1, x.shape[1:3]) for part in (first, second))
+    if kind == "relu":
+        return F.relu(x)
+    if table is None:
+        return x
+    grid = (1, 1)
+    if mixture is not None:
+        table = (mixture @ table.flatten(2)).unflatten(-1, (2, -1))
+        grid = (x.shape[1], x.shape[2])
+    first, second = table.unflatten(1, grid).unbind(dim=3)
     return torch.maximum(first * x, second * x)

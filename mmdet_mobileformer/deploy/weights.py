@@ -94,7 +94,8 @@ def downsample_weights(
     block: DownsampleBlock,
 ) -> tuple[MobileWeights, MobileWeights, tuple[Tensor, Tensor]]:
     """Both halves of a stride-2 Mobile, and the order of the channels of both dynamic ReLUs."""
-    halves, places = [], []
+    halves: list[MobileWeights] = []
+    places: list[Tensor] = []
     for depthwise, project in (
         (block.depthwise1, block.project1), (block.depthwise2, block.project2)
     ):

@@ -16,6 +16,8 @@ struct Activation {
   int64_t stride = 0;
   // Share of each token per position, [positions][tokens]; null for one token alone.
   const float* mixture = nullptr;
+
+  int64_t count() const { return kind == DYNAMIC ? tokens : 0; }
 };
 
 // The slopes of LANES channels, kept in registers while the positions pass by.
@@ -54,10 +56,10 @@ struct Slopes<0> {
   Vec apply(Vec x, const float*) const { return smaller(larger(x, floor), ceiling); }
 };
 
-// Calls f with the number of tokens as a constant: 0 for static activations.
+// Calls f with the number of tokens as a constant, at most 6; 0 for static activations.
 template <typename F>
-void with_tokens(const Activation& act, F f) {
-  switch (act.kind == DYNAMIC ? act.tokens : 0) {
+void with_tokens(int64_t tokens, F f) {
+  switch (tokens) {
     case 0: return f(std::integral_constant<int, 0>());
     case 1: return f(std::integral_constant<int, 1>());
     case 2: return f(std::integral_constant<int, 2>());
@@ -72,7 +74,7 @@ void with_tokens(const Activation& act, F f) {
 inline void activate(const Activation& act, float* x, int64_t ld, int64_t count, int64_t channels,
                      int64_t position) {
   if (act.kind == NONE) return;
-  with_tokens(act, [&](auto tokens) {
+  with_tokens(act.count(), [&](auto tokens) {
     constexpr int T = decltype(tokens)::value;
     for (int64_t c = 0; c < channels; c += LANES) {
       const Slopes<T> slopes(act, c);
@@ -93,7 +95,7 @@ inline void activate(const Activation& act, float* x, int64_t ld, int64_t count,
 inline void depthwise(const float* const rows[3], int64_t ld, int64_t channels, int64_t filters,
                       int64_t stride, int64_t column, int64_t count, const float* weight,
                       const Activation& act, int64_t position, float* out, int64_t out_ld) {
-  with_tokens(act, [&](auto tokens) {
+  with_tokens(act.count(), [&](auto tokens) {
     constexpr int T = decltype(tokens)::value;
     for (int64_t f = 0; f < filters; ++f)
       for (int64_t block = 0; block < channels; block += PAD, weight += 10 * PAD)

@@ -11,8 +11,9 @@ import hashlib
 import os
 import platform
 import sys
+import tempfile
 import warnings
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from torch import Tensor
 #: ``0`` keeps the kernels from being built and used.
 SWITCH = "MMDET_MOBILEFORMER_KERNELS"
 _FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fopenmp"]
-_SOURCES = ("gemm.h", "activation.h", "rows.h", "tokens.h", "ops.cpp")
+_state = {"loaded": False}
+_SOURCES = ("gemm.h", "activation.h", "rows.h", "tokens.h", "training.h", "ops.cpp")
+
+
+def kernels_loaded() -> bool:
+    """Whether something has already built or loaded the kernels; builds nothing."""
+    return _state["loaded"]
 
 
 def kernels_available() -> bool:
@@ -30,7 +37,7 @@ def kernels_available() -> bool:
     return why_no_kernels() is None
 
 
-@lru_cache(maxsize=None)
+@cache
 def why_no_kernels() -> str | None:
     """None if the kernels are loaded, else the reason in one sentence."""
     if os.environ.get(SWITCH) == "0":
@@ -44,25 +51,38 @@ def why_no_kernels() -> str | None:
         reason = f"the compiled kernels could not be built ({line}): torch's operators are used"
         warnings.warn(reason, RuntimeWarning, stacklevel=2)
         return reason
+    _state["loaded"] = True
     return None
 
 
 def _build() -> None:
-    from torch.utils.cpp_extension import load
+    from torch.utils.cpp_extension import get_default_build_root, load
 
+    folder = Path(__file__).parent
+    name = f"mobileformer_{_fingerprint(folder)}"
+    root = Path(get_default_build_root())
+    library = root / f"{name}.so"
+    if library.exists():
+        torch.ops.load_library(str(library))
+        _register_shapes()
+        return
     # ninja may be installed beside the interpreter without being on the path.
     beside = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if beside not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join((path, beside))
-    folder = Path(__file__).parent
-    load(
-        name=f"mobileformer_{_fingerprint(folder)}",
-        sources=[str(folder / "ops.cpp")],
-        extra_cflags=_FLAGS,
-        extra_ldflags=["-fopenmp"],
-        is_python_module=False,
-    )
+    root.mkdir(parents=True, exist_ok=True)
+    # Each process builds in a folder of its own: torch's lock would outlive a build that was stopped.
+    with tempfile.TemporaryDirectory(dir=root) as own:
+        load(
+            name=name,
+            sources=[str(folder / "ops.cpp")],
+            extra_cflags=_FLAGS,
+            extra_ldflags=["-fopenmp"],
+            build_directory=own,
+            is_python_module=False,
+        )
+        os.replace(Path(own) / f"{name}.so", library)
     _register_shapes()
 
 
@@ -112,3 +132,13 @@ def _register_shapes() -> None:
         scores: Tensor, height: Any, width: Any, out_height: Any, out_width: Any, mask: Any
     ) -> Tensor:
         return scores.new_empty(scores.shape[0], out_height * out_width, scores.shape[2])
+
+    @torch.library.register_fake("mobileformer::dynamic_relu")
+    def _(x: Tensor, table: Tensor, mixture: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    @torch.library.register_fake("mobileformer::dynamic_relu_backward")
+    def _(
+        grad: Tensor, x: Tensor, table: Tensor, mixture: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.empty_like(x), torch.empty_like(table), torch.empty_like(mixture)

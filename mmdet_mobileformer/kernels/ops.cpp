@@ -1,8 +1,10 @@
-// The operators: `mobile`, `bridge`, `linear` and `token_mixture`; see ops.py for what they compute.
+// The operators; mmdet_mobileformer/deploy/parts.py and layers/dynamic_relu.py say what they compute.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -10,6 +12,7 @@
 #include "activation.h"
 #include "rows.h"
 #include "tokens.h"
+#include "training.h"
 
 namespace mobileformer {
 
@@ -105,7 +108,7 @@ struct BridgeState {
   // x: [count][padded(channels)], the features of the positions from `cell` on.
   void tile(float* x, int64_t cell, int64_t count) {
     const int64_t ld = padded(b.channels);
-    float* scores = scratch(TILE * padded(std::max(b.read, b.asked)), 0);
+    float* scores = scratch(2 * TILE * padded(std::max(b.read, b.asked)), 0);
     if (reading) reading->tile(x, locate(x, cell, count), ld, count, scores);
     if (b.out) {
       float* to = b.out + (n * b.cells() + cell) * b.channels;
@@ -299,6 +302,19 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t
   return out;
 }
 
+// Softmax of PAD scores times `scale`, of which those beyond `count` are NEVER.
+void softmax(float* scores, int64_t count, float scale) {
+  const float top = *std::max_element(scores, scores + count);
+  Vec total = {};
+  for (int64_t t = 0; t < PAD; t += LANES) {
+    const Vec e = exponential((load(scores + t) - top) * scale);
+    total += e;
+    store(scores + t, e);
+  }
+  const Vec share = splat(1.0f / sum_of(total));
+  for (int64_t t = 0; t < PAD; t += LANES) store(scores + t, load(scores + t) * share);
+}
+
 // Scores [n][height * width][tokens] to shares [n][out_height * out_width][tokens], pooling if smaller.
 Tensor token_mixture(const Tensor& scores, int64_t height, int64_t width, int64_t out_height,
                      int64_t out_width, const Maybe& mask) {
@@ -307,8 +323,9 @@ Tensor token_mixture(const Tensor& scores, int64_t height, int64_t width, int64_
   const float* from = floats(scores);
   const bool* padding = flags(mask);
   float* to = out.mutable_data_ptr<float>();
+  TORCH_CHECK(tokens <= PAD, "mobileformer: at most 16 tokens");
   at::parallel_for(0, n * out_height, 8, [&](int64_t begin, int64_t end) {
-    std::vector<float> pooled(tokens);
+    float pooled[PAD];
     for (int64_t line = begin; line < end; ++line) {
       const int64_t image = line / out_height, y = line % out_height;
       const int64_t top = y * height / out_height;
@@ -316,24 +333,66 @@ Tensor token_mixture(const Tensor& scores, int64_t height, int64_t width, int64_
       for (int64_t x = 0; x < out_width; ++x) {
         const int64_t left = x * width / out_width;
         const int64_t right = ((x + 1) * width + out_width - 1) / out_width;
-        std::fill(pooled.begin(), pooled.end(), 0.0f);
+        std::fill(pooled, pooled + tokens, 0.0f);
+        std::fill(pooled + tokens, pooled + PAD, NEVER);
         int64_t cells = 0;
         for (int64_t v = top; v < bottom; ++v)
           for (int64_t u = left; u < right; ++u) {
             const int64_t cell = (image * height + v) * width + u;
-            if (padding && (bottom - top > 1 || right - left > 1) && padding[cell]) continue;
+            // A single cell is its own mean: padding may hold anything.
+            if (padding && padding[cell] && (bottom - top) * (right - left) > 1) continue;
             for (int64_t t = 0; t < tokens; ++t) pooled[t] += from[cell * tokens + t];
             ++cells;
           }
-        float top_score = NEVER, total = 0;
-        for (float& score : pooled) top_score = std::max(top_score, score /= std::max<int64_t>(cells, 1));
-        for (float& score : pooled) total += score = std::exp(score - top_score);
-        float* share = to + (line * out_width + x) * tokens;
-        for (int64_t t = 0; t < tokens; ++t) share[t] = pooled[t] / total;
+        softmax(pooled, tokens, 1.0f / std::max<int64_t>(cells, 1));
+        std::memcpy(to + (line * out_width + x) * tokens, pooled, tokens * sizeof(float));
       }
     }
   });
   return out;
+}
+
+Mixed mixed(const Tensor& x, const Tensor& table, const Tensor& mixture) {
+  const Mixed m{x.size(0),  x.size(1),      mixture.size(1), mixture.size(2),
+                floats(x), floats(table), floats(mixture)};
+  TORCH_CHECK(m.tokens >= 1 && m.tokens <= 6, "mobileformer: 1 to 6 tokens");
+  TORCH_CHECK(x.numel() == m.batch * m.channels * m.cells &&
+                  table.numel() == m.batch * 2 * m.channels * m.tokens,
+              "mobileformer: features, table and mixture do not fit each other");
+  return m;
+}
+
+Tensor dynamic_relu(const Tensor& x, const Tensor& table, const Tensor& mixture) {
+  const Mixed m = mixed(x, table, mixture);
+  Tensor y = at::empty_like(x);
+  float* to = y.mutable_data_ptr<float>();
+  at::parallel_for(0, m.batch * m.chunks(), 1, [&](int64_t begin, int64_t end) {
+    with_tokens(m.tokens, [&](auto tokens) {
+      constexpr int T = decltype(tokens)::value;
+      if constexpr (T > 0) mixed_forward<T>(m, begin, end, to);
+    });
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> dynamic_relu_backward(const Tensor& grad, const Tensor& x,
+                                                         const Tensor& table,
+                                                         const Tensor& mixture) {
+  const Mixed m = mixed(x, table, mixture);
+  Tensor grad_x = at::empty_like(x), grad_mixture = at::empty_like(mixture);
+  // One for each thread, put together below.
+  Tensor tables = at::zeros({at::get_num_threads(), table.numel()}, table.options());
+  const float* from = floats(grad);
+  float *to = grad_x.mutable_data_ptr<float>(), *to_mixture = grad_mixture.mutable_data_ptr<float>();
+  float* to_table = tables.mutable_data_ptr<float>();
+  at::parallel_for(0, m.batch * m.chunks(), 1, [&](int64_t begin, int64_t end) {
+    float* own = to_table + at::get_thread_num() * table.numel();
+    with_tokens(m.tokens, [&](auto tokens) {
+      constexpr int T = decltype(tokens)::value;
+      if constexpr (T > 0) mixed_backward<T>(m, begin, end, from, to, own, to_mixture);
+    });
+  });
+  return {grad_x, tables.sum(0).view(table.sizes()), grad_mixture};
 }
 
 }  // namespace mobileformer
@@ -355,6 +414,10 @@ TORCH_LIBRARY(mobileformer, m) {
   m.def(
       "token_mixture(Tensor scores, SymInt height, SymInt width, SymInt out_height, SymInt out_width, "
       "Tensor? mask) -> Tensor");
+  m.def("dynamic_relu(Tensor x, Tensor table, Tensor mixture) -> Tensor");
+  m.def(
+      "dynamic_relu_backward(Tensor grad, Tensor x, Tensor table, Tensor mixture) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mobileformer, CPU, m) {
@@ -362,4 +425,6 @@ TORCH_LIBRARY_IMPL(mobileformer, CPU, m) {
   m.impl("bridge", &mobileformer::bridge);
   m.impl("linear", &mobileformer::linear);
   m.impl("token_mixture", &mobileformer::token_mixture);
+  m.impl("dynamic_relu", &mobileformer::dynamic_relu);
+  m.impl("dynamic_relu_backward", &mobileformer::dynamic_relu_backward);
 }

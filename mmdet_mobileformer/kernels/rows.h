@@ -100,9 +100,10 @@ struct StemRows : RowSource {
             std::fill(taps, taps + count, 0.0f);
             continue;
           }
-          int64_t x = 2 * first + kx - 1;
-          for (int64_t i = 0; i < count; ++i, x += 2)
-            taps[i] = x >= 0 && x < width ? line[x] : 0.0f;
+          const int64_t x = 2 * first + kx - 1;
+          const int64_t begin = x < 0, end = std::min(count, (width - x + 1) / 2);
+          std::fill(taps, taps + count, 0.0f);
+          for (int64_t i = begin; i < end; ++i) taps[i] = line[x + 2 * i];
         }
       }
   }

@@ -123,20 +123,19 @@ struct Gathered {
         sums(h.heads * h.count * h.width(), 0.0f) {}
 
   // One tile. `mask`: which positions are padding, or null. `places`: [count][4] for the looks.
-  // `mean`: [count][tokens], the scores' mean over the heads, or null.
+  // `mean`: [count][tokens], the scores' mean over the heads, or null. scores: twice [count][lanes].
   void tile(const Queries& q, const float* x, const float* located, int64_t ld, int64_t count,
             const bool* mask, const float* places, float* mean, float* scores) {
     const Heads& h = q.h;
     const int64_t lanes = h.lanes();
-    if (mean) std::fill(mean, mean + count * h.count, 0.0f);
+    float* means = scores + count * lanes;
+    if (mean) std::fill(means, means + count * lanes, 0.0f);
     for (int64_t head = 0; head < h.heads; ++head) {
       std::fill(scores, scores + count * lanes, 0.0f);
       multiply(count, h.dim, lanes, located + head * h.dim, ld, 1,
                q.queries.data() + head * h.dim * lanes, true, 0, scores, lanes);
-      if (mean)
-        for (int64_t i = 0; i < count; ++i)
-          for (int64_t t = 0; t < h.count; ++t)
-            mean[i * h.count + t] += scores[i * lanes + t] / h.heads;
+      for (int64_t i = 0; mean && i < count * lanes; i += LANES)
+        store(means + i, load(means + i) + load(scores + i));
       if (!q.look.empty())
         multiply(count, 4, lanes, places, 4, 1, q.look.data() + head * 4 * lanes, true, 0, scores,
                  lanes);
@@ -148,6 +147,9 @@ struct Gathered {
       multiply(h.count, count, h.width(), scores, 1, lanes, x + h.first(head), false, ld, sum,
                h.width());
     }
+    for (int64_t i = 0; mean && i < count; ++i)
+      for (int64_t t = 0; t < h.count; ++t)
+        mean[i * h.count + t] = means[i * lanes + t] * (1.0f / h.heads);
   }
 
   // Takes in what another thread gathered.

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..kernels.build import kernels_loaded
+
 
 def token_mixture(logits: Tensor, out_size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
     """Share of each token at each output position, for the spatial-aware dynamic ReLU.
@@ -87,6 +89,15 @@ def _mix(table: Tensor, mixture: Tensor | None, like: Tensor) -> Tensor:
     return slopes.unflatten(2, like.shape[-2:])
 
 
+def _compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels can do it: they mix in registers, forward and backward."""
+    return (
+        kernels_loaded()
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and tensors[0].numel() > 0
+    )
+
+
 class _MixedSlopes(torch.autograd.Function):
     """``max(a1 * x, a2 * x)`` that keeps x, the table and the mixture for the backward pass.
 
@@ -98,6 +109,10 @@ class _MixedSlopes(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor, mixture: Tensor | None) -> Tensor:
         """x (N, C, H, W), table (N, 2C, T), mixture (N, T, H*W) or None to (N, C, H, W)."""
         ctx.save_for_backward(x, table, mixture)
+        if mixture is not None and _compiled(x, table, mixture):
+            return torch.ops.mobileformer.dynamic_relu(
+                x.contiguous(), table.contiguous(), mixture.contiguous()
+            )
         a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
         return torch.maximum(a1 * x, a2 * x)
 
@@ -106,6 +121,9 @@ class _MixedSlopes(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of x, table and mixture."""
         x, table, mixture = ctx.saved_tensors
+        if mixture is not None and _compiled(x, table, mixture, grad):
+            args = (grad, x, table, mixture)
+            return torch.ops.mobileformer.dynamic_relu_backward(*(a.contiguous() for a in args))
         a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
         # Positions where the first product is the larger one.
         first = (a1 > a2) ^ (x < 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmdet_mobileformer.kernels import kernels_available, why_no_kernels
 from mmdet_mobileformer.layers import DynamicReLU
 from mmdet_mobileformer.layers.dynamic_relu import _mix, _MixedSlopes
 
@@ -48,6 +49,23 @@ def test_training_and_inference_compute_the_same(mixed: bool) -> None:
     with torch.no_grad():
         expected = relu(x, tokens, mixture)
     torch.testing.assert_close(relu(x, tokens, mixture), expected, atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not kernels_available(), reason=str(why_no_kernels()))
+@pytest.mark.parametrize("tokens", [1, 3, 4, 6])
+@pytest.mark.parametrize("size", [(2, 4), (23, 47)])
+def test_compiled_gradients_are_those_of_the_plain_form(tokens: int, size: tuple[int, int]) -> None:
+    x = torch.randn(2, 5, *size, requires_grad=True)
+    table = torch.randn(2, 10, tokens, requires_grad=True)
+    mixture = torch.randn(2, tokens, size[0] * size[1]).softmax(1).requires_grad_()
+    weight = torch.randn_like(x)
+    wanted = (x, table, mixture)
+    y, expected_y = _MixedSlopes.apply(*wanted), plain(*wanted)
+    torch.testing.assert_close(y, expected_y)
+    expected = torch.autograd.grad((expected_y * weight).sum(), wanted)
+    found = torch.autograd.grad((y * weight).sum(), wanted)
+    for ours, theirs in zip(found, expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_bf16_autocast_trains() -> None:
