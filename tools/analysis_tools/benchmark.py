@@ -77,7 +77,11 @@ def main() -> None:
     from mmdet_mobileformer.analysis.benchmark.command import benchmark
     from mmdet_mobileformer.train.errors import one_sentence_errors
 
-    command = shlex.join(["python", "tools/analysis_tools/benchmark.py", *sys.argv[1:]])
+    # What to run again for the same results, wherever they go.
+    given = [flag for flag in sys.argv[1:] if flag != "--json"]
+    if args.json is not None and str(args.json) in given:
+        given.remove(str(args.json))
+    command = shlex.join(["python", "tools/analysis_tools/benchmark.py", *given])
     with one_sentence_errors():
         benchmark(args, command)
 

@@ -74,7 +74,8 @@ def test_processes_are_interleaved_and_compared(
     assert whole["ratio"] == 1.0 and 0 < part["core_ratio"] < 1.5
     assert part["params_m"] < whole["params_m"] and whole["memory_mb"] > 4 * whole["params_m"]
     assert "backbone: stem" in part["parts_ms"]
-    assert content["command"].startswith("python tools/analysis_tools/benchmark.py ")
+    assert content["command"].startswith(f"python tools/analysis_tools/benchmark.py {config} ")
+    assert "json" not in content["command"]
 
 
 @pytest.mark.slow
