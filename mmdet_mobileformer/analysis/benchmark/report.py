@@ -100,7 +100,7 @@ def machine_line(results: Sequence[dict[str, Any]], machine: dict[str, Any]) -> 
     )
     return (
         f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} at the start; "
-        f"{'/'.join(map(str, threads))} threads; {engines}. In the same rounds: matrix products "
+        f"threads: {'/'.join(map(str, threads))}; {engines}. In the same rounds: matrix products "
         f"{_range(products)} GFLOP/s in float32, copies {_range(copies)} GB/s (read and written)."
     )
 
