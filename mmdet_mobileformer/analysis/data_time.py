@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from .curves import read_log
 
@@ -98,6 +99,8 @@ def try_out(cfg: Config, workers: int, steps: int) -> tuple[Waiting, float]:
     from ..train.smoke import build_detector
 
     register_all_modules(init_default_scope=True)
+    # mmengine would print a line for every parameter.
+    MMLogger.get_current_instance().setLevel("WARNING")
     settings = cfg.train_dataloader
     settings["num_workers"] = workers
     settings["persistent_workers"] = False
