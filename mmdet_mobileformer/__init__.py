@@ -44,7 +44,7 @@ if isinstance(_missing, str):
     warnings.warn(_missing, RuntimeWarning, stacklevel=2)
 elif _missing is None:
     try:
-        from .data import bad_samples_hook  # noqa: F401  (registers)
+        from .data import bad_samples_hook, fast_coco  # noqa: F401  (they register)
         from .detector import E2EMF
         from .head import E2EMFHead
         from .neck import MobileFormerFPN

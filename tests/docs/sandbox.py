@@ -59,10 +59,14 @@ SHORTER = [
     # pip finds everything installed, and installs nothing into the environment of these tests.
     (r"-m pip install ", "-m pip install --no-index --dry-run "),
     (r"python3\.11 -m venv \.venv-imagenet", "python3.11 -m venv --without-pip made-venv"),
-    # The README's own tables would be written.
-    (r"(make_tables\.py)(?! --)", r"\1 --check"),
     # pip has made this program of an installed package.
     (r"^mobileformer-detect ", "python -m mmdet_mobileformer.runtime "),
+    # The README's own tables, and the page's own results, would be written.
+    (r"((?:make_tables|speed_page)\.py)(?! --)", r"\1 --check"),
+    # Any time does.
+    (r"(analysis_tools/benchmark\.py) .*", r"\1 configs/e2emf_26m_coco.py --sizes 64x64 --runs 2 "
+     "--warmup 1 --threads 1 --prepare fold --json benchmark$RANDOM.json"),
+    (r"(data_time\.py \S+) --workers \d+", r"\1 --workers 1 --steps 1"),
     # What the reader has to fill in.
     (r"\bCHECKPOINT\b", "work_dirs/prepared.pth"),
     (r"\bCONFIG --shape HEIGHT WIDTH\b", "configs/e2emf_demo.py --shape 64 96"),
