@@ -374,7 +374,8 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
             test_cfg=dict(type="TestLoop"),
             default_hooks=dict(
                 timer=dict(type="IterTimerHook"),
-                logger=dict(type="LoggerHook", interval=20),
+                # Every step: an epoch that the clock ends may have few.
+                logger=dict(type="LoggerHook", interval=1),
                 # The loop sets the learning rate, so there are no schedulers to save.
                 checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1,
                                 save_param_scheduler=False),
@@ -420,13 +421,16 @@ def select_ids(image_ids: Sequence[int], count: int = SELECT) -> set[int]:
     return set(order[:count])
 
 
-def split_training_set(data: str, root: str | Path, folder: str | Path) -> Places:
+def split_training_set(
+    data: str, root: str | Path, folder: str | Path, count: int = SELECT
+) -> Places:
     """Write the annotation files ``fit.json`` and ``select.json`` of a data set.
 
     Args:
         data: Key of :data:`SOURCES`.
         root: The data set; nothing is written there.
-        folder: Where the two files go; the same files are written if they are there already.
+        folder: Where the two files go.
+        count: Pictures to split off.
 
     Raises:
         FileNotFoundError: If the training set's annotation file is missing.
@@ -436,7 +440,7 @@ def split_training_set(data: str, root: str | Path, folder: str | Path) -> Place
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: give the folder of the data set {data}")
     content = json.loads(file.read_text())
-    chosen = select_ids([image["id"] for image in content["images"]])
+    chosen = select_ids([image["id"] for image in content["images"]], count)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name, inside in (("fit", False), ("select", True)):
