@@ -99,7 +99,7 @@ def test_everyone_starts_from_scratch_under_the_same_conditions(name: str) -> No
         if key not in ("model", "optim_wrapper"):
             assert cfg[key] == own[key], key
     for part in parts(cfg.model.to_dict()):
-        assert "Pretrained" not in str((part.get("init_cfg") or {}))
+        assert "Pretrained" not in str(part.get("init_cfg") or {})
         assert part.get("norm_eval", False) is False and part.get("frozen_stages", -1) == -1
         assert not str(part.get("type")).startswith("Sync")
     assert cfg.optim_wrapper.optimizer.lr == 1e-3
