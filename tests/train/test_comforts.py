@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import METRICS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 from small_set import config, make_set  # noqa: E402
 
 import mmdet_mobileformer  # noqa: E402, F401  (registers)
