@@ -112,17 +112,20 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
 
     def _ends_epoch(self, begin: float, share: float) -> bool:
         """Whether an epoch that began at a share of the time ends at another."""
-        points = self.val_points or 1
-        return math.floor(begin * points) < math.floor(share * points) or any(
+        return self._passed(begin) < self._passed(share) or any(
             begin < cut <= share for cut in self.cuts
         )
+
+    def _passed(self, share: float) -> int:
+        """Points of validation up to a share of the time."""
+        return math.floor(share * (self.val_points or 1) + 1e-9)
 
     def _decide_current_val_interval(self) -> None:
         """mmengine asks before each validation: here it is due by the clock."""
         if self.val_points is None:
             super()._decide_current_val_interval()
             return
-        passed = math.floor(min(self._agree(self.share), 1.0) * self.val_points)
+        passed = self._passed(min(self._agree(self.share), 1.0))
         # The last one, when the time is over, follows the last epoch in any case.
         self.val_interval = 1 if passed > self._validated else 10**9
         self._validated = passed

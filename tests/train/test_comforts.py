@@ -55,7 +55,9 @@ def small_config(tmp_path: Path, **changes: Any) -> Config:
 def test_early_stopping_ends_a_training_that_gains_no_more(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = dict(type="EarlyStoppingHook", monitor="score", patience=2)
+    stop = dict(
+        type="EarlyStoppingHook", monitor="score", rule="greater", patience=2, min_delta=0.001
+    )
     changes: dict[str, Any] = dict(custom_hooks=[stop])
     if loop == "MinutesTrainLoop":
         seconds = iter(range(10**6))
@@ -95,7 +97,10 @@ def test_the_learning_rate_is_scaled_with_the_batch(name: str, batch: int) -> No
     before = [group["lr"] for group in wrapper.optimizer.param_groups]
     # Two processes.
     runner: Any = SimpleNamespace(
-        _train_dataloader=dict(batch_size=batch // 2), world_size=2, logger=SimpleNamespace(info=print)
+        _train_dataloader=dict(batch_size=batch // 2),
+        world_size=2,
+        logger=SimpleNamespace(info=print),
+        param_schedulers=cfg.get("param_scheduler"),
     )
     Runner.scale_lr(runner, wrapper, dict(cfg.auto_scale_lr, enable=True))
     after = [group["lr"] for group in wrapper.optimizer.param_groups]
