@@ -93,7 +93,7 @@ def test_impossible_settings_are_refused(monkeypatch: pytest.MonkeyPatch, bad: A
 
 def test_it_validates_at_even_shares_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     # 20 steps of ten seconds; epochs of four steps, but for those that a point ends.
-    made = loop(monkeypatch, 200 / 60, "test_minutes_points", val_points=4)
+    made = loop(monkeypatch, 199 / 60, "test_minutes_points", val_points=4)
     made.run()
     assert made.runner.validated == [5, 10, 15, 20]
     assert len(made.runner.steps) == 20
@@ -103,14 +103,14 @@ def test_it_validates_at_even_shares_of_the_time(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_epoch_ends_where_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = loop(monkeypatch, 2.0, "test_minutes_cut", cut_at=[0.5], val_interval=100)
+    made = loop(monkeypatch, 119 / 60, "test_minutes_cut", cut_at=[0.5], val_interval=100)
     begins: list[float] = []
     made.runner.call_hook = lambda name, **_: (
         begins.append(made.share) if name == "before_train_epoch" else None
     )
     made.run()
     # Twelve steps: an epoch of four, one of two up to the half, one of four, and the rest.
-    assert begins == pytest.approx([0, 4 / 12, 6 / 12, 10 / 12])
+    assert begins == pytest.approx([0, 40 / 119, 60 / 119, 100 / 119])
 
 
 @pytest.mark.parametrize(
