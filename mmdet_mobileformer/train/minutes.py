@@ -35,8 +35,8 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
     The minutes and the iterations that a validation had stand beside its metrics in the log.
 
     Raises:
-        ValueError: If ``minutes`` or ``val_points`` is not positive, ``warmup`` not in [0, 1), or
-            one of ``cut_at`` not between 0 and 1.
+        ValueError: If ``minutes`` or ``val_points`` is not positive, ``warmup`` not in [0, 1), one of
+            ``cut_at`` not between 0 and 1, or if there is no batch.
     """
 
     #: Key of the message hub, which checkpoints carry: a resumed run has the rest of the time.
@@ -64,6 +64,11 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
             raise ValueError(f"MinutesTrainLoop got cut_at={tuple(cut_at)}: give shares of the time")
         # The number of epochs is estimated as soon as the speed is known.
         super().__init__(runner, dataloader, 1_000_000, val_begin, val_interval)
+        if len(self.dataloader) == 0:
+            raise ValueError(
+                "the training set has fewer pictures than a batch, and drop_last leaves none: set a "
+                "smaller train_dataloader.batch_size"
+            )
         self.minutes = minutes
         self.warmup = warmup
         self.val_points = val_points

@@ -52,9 +52,9 @@ FAST = Run("trial", "shapes", "e2emf_52m_fast", CANDIDATES["e2emf_52m_fast"].con
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """Eight drawn pictures, of which two are for choices, and two for validation."""
+    """Twenty drawn pictures, of which two are for choices, and two for validation."""
     folder = tmp_path_factory.mktemp("learning")
-    make_shapes(folder / "shapes", splits=dict(train=8, val=2), seed=3)
+    make_shapes(folder / "shapes", splits=dict(train=20, val=2), seed=3)
     return split_training_set("shapes", folder / "shapes", folder / "split", count=2)
 
 
@@ -136,9 +136,9 @@ def test_augmentations_keep_the_size_and_the_boxes_inside(name: str, places: Pla
     register_all_modules(init_default_scope=True)
     cfg = run_config(replace(FAST, augmentation=name), places)
     data_set = DATASETS.build(cfg.train_dataloader.dataset)
-    assert len(data_set) == 6
+    assert len(data_set) == 18
     boxes = 0
-    for index in [0, 1, 2, 3, 4, 5] * 2:
+    for index in range(12):
         sample = data_set[index]
         height, width = sample["inputs"].shape[1:]
         assert max(height, width) <= 160
@@ -175,11 +175,11 @@ def test_the_pictures_of_choices_depend_on_their_ids_alone(places: Places, tmp_p
         json.loads((Path(places.split) / f"{name}.json").read_text()) for name in ("fit", "select")
     )
     names = [{image["file_name"] for image in part["images"]} for part in (fit, select)]
-    assert [len(part) for part in names] == [6, 2] and not names[0] & names[1]
+    assert [len(part) for part in names] == [18, 2] and not names[0] & names[1]
     for part in (fit, select):
         assert {a["image_id"] for a in part["annotations"]} <= {i["id"] for i in part["images"]}
         assert len(part["categories"]) == 6
-    with pytest.raises(ValueError, match="8 pictures, of which 200 are split off"):
+    with pytest.raises(ValueError, match="20 pictures, of which 200 are split off"):
         split_training_set("shapes", places.root, tmp_path)
     with pytest.raises(FileNotFoundError, match="instances_train2017.json does not exist"):
         split_training_set("coco_mini", tmp_path, tmp_path)

@@ -70,6 +70,14 @@ def test_the_time_ends_it_and_validation_is_not_counted(monkeypatch: pytest.Monk
     assert made.epoch == made.max_epochs == 3
 
 
+def test_a_loader_without_a_batch_is_refused() -> None:
+    # Its epochs would take no time, and so never end.
+    data: Any = DataLoader(torch.zeros(3, 1), batch_size=4, drop_last=True)
+    data.dataset.metainfo = {}
+    with pytest.raises(ValueError, match="fewer pictures than a batch"):
+        MinutesTrainLoop(SimpleNamespace(visualizer=SimpleNamespace()), data, 1.0)
+
+
 def test_a_resumed_run_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     MessageHub.get_instance("test_minutes_rest").update_info(MinutesTrainLoop.SPENT, 1.0)
     made = loop(monkeypatch, 1.5, "test_minutes_rest", warmup=0.0)
