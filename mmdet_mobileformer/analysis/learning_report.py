@@ -138,18 +138,18 @@ def _mean_curve(seeds: Sequence[Result]) -> tuple[np.ndarray[Any, Any], np.ndarr
 def _label_ends(
     axes: Any, ends: list[tuple[float, float, str, str]], right: float, top: float
 ) -> None:
-    """Each line's name beside its end, moved apart where they would overlap."""
-    gap, place = 0.055 * top, -1.0
+    """Each line's name right of its end; names at one place are moved apart."""
+    gap = 0.055 * top
+    places: dict[int, float] = {}
     for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        place = max(y, place + gap)
-        inside = x < right
+        column = round(20 * x / right)
+        places[column] = max(y, places.get(column, -1.0) + gap)
         axes.annotate(
             f"{name}  {y:.3f}",
             (x, y),
-            xytext=(x if inside else right * 1.02, place),
+            xytext=(x + 0.015 * right, places[column]),
             color=colour,
             fontsize=8.5,
-            va="bottom" if inside else "center",
-            ha="center" if inside else "left",
+            va="center",
             annotation_clip=False,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -263,11 +264,17 @@ def _call(command: list[str], run: Run, root: Path, log: Path) -> str | None:
         # The budget is one of cores.
         "CUDA_VISIBLE_DEVICES": "-1",
     }
-    with log.open("w") as stream:
-        done = subprocess.run(
-            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False
-        )
-    return None if done.returncode == 0 else log.read_text(errors="replace")[-6000:]
+    with log.open("w") as stream, subprocess.Popen(
+        command, env=environment, stdout=stream, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            # Asked to end itself it ends its own processes, too.
+            process.terminate()
+            process.wait()
+            raise
+    return None if code == 0 else log.read_text(errors="replace")[-6000:]
 
 
 def work_off(
@@ -297,6 +304,8 @@ def work_off(
     """
     end = time.monotonic() + hours * 3600
     count = 0
+    # A session that is ended takes its training along.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     while (run := next_run()) is not None:
         left = (end - time.monotonic()) / 60
         if run.minutes * OVERHEAD > left:
