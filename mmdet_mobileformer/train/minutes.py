@@ -99,7 +99,9 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
         for index, batch in enumerate(self.dataloader):
             spent = before + (time.monotonic() - start) / 60
             share = self._agree(spent / self.minutes)
-            if share >= 1 or self._ends_epoch(begin, share):
+            # No epoch without a step, be the loading of a batch as slow as it may.
+            ends = share >= 1 or self._ends_epoch(begin, share)
+            if ends and (index or (share >= 1 and self._iter)):
                 break
             for group in self._groups():
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(share)
