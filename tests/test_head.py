@@ -346,7 +346,7 @@ def test_queries_start_where_they_are_told_to() -> None:
     assert len({tuple(row) for row in table.detach().round(decimals=4).tolist()}) == 100
     # As the features' embedding: neighbours are more alike than opposite corners.
     assert (table[0] - table[1]).norm() < (table[0] - table[99]).norm()
-    normal = E2EMFHead(num_classes=3, arch="26m").query_embedding.weight
+    normal = E2EMFHead(num_classes=3, arch="26m").query_embedding.weight.detach()
     assert normal.std() == pytest.approx(1.0, abs=0.05)
     boxes = E2EMFHead(num_classes=3, arch="26m", reference_boxes="pyramid")
     assert boxes.query_embedding.weight.abs().sum() == 0 and boxes.reference_boxes is True

@@ -294,7 +294,7 @@ def _copy_configs(source: Path, target: Path) -> None:
 
 def _smaller(number: int) -> str:
     # Years (val2017) are part of a word; pixels are not.
-    return str(number // 8 if 300 <= number <= 1400 else number)
+    return str(number // 8 if 280 <= number <= 1400 else number)
 
 
 def _save_safetensors(state: dict[str, torch.Tensor], file: Path) -> None:
