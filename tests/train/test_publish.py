@@ -50,6 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
 
 
+@pytest.mark.slow
 def test_the_folder_has_all_and_detects(trained: dict[str, Path], tmp_path: Path) -> None:
     made = publish(folder=tmp_path / "demo_model", data_root="data/mine", **trained)
     names = {file.name for file in made.folder.iterdir()}
