@@ -48,7 +48,14 @@ elif _missing is None:
         from .detector import E2EMF
         from .head import E2EMFHead
         from .neck import MobileFormerFPN
-        from .train import hooks, minutes, optim, other_classes  # noqa: F401  (they register)
+        from .train import (  # noqa: F401  (they register)
+            clock,
+            hooks,
+            minutes,
+            optim,
+            other_classes,
+            quality,
+        )
         from .train.auxiliary import E2EMFWithAuxiliary
         from .train.denoising import E2EMFTrainingHead
     except (ImportError, AssertionError) as error:

@@ -99,6 +99,7 @@ class MobileFormer(BaseModule):
         with_cp: Recompute each block in the backward pass instead of storing its activations.
         drop_path_rate: Largest probability of dropping a residual branch per sample, growing
             linearly with depth.
+        num_tokens: Global tokens in place of the arch's number, for ablations.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` takes an official ImageNet checkpoint
             or one of ours; every key of the backbone must match. None is the official random
             initialisation.
@@ -123,6 +124,7 @@ class MobileFormer(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
+        num_tokens: int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -149,7 +151,9 @@ class MobileFormer(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        self.tokens = nn.Parameter(torch.randn(spec.num_tokens, spec.token_dim))
+        if num_tokens is not None and num_tokens < 1:
+            raise ValueError(f"num_tokens is {num_tokens}: give at least 1, or None for the arch's")
+        self.tokens = nn.Parameter(torch.randn(num_tokens or spec.num_tokens, spec.token_dim))
         self.stem = ConvBN(3, spec.stem, 3, 2)
         stages = spec.stages[: max(out_indices) + 1]
         total = sum(len(stage) for stage in spec.stages)

@@ -18,9 +18,9 @@ from mmdet.registry import MODELS
 from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
-from .head_arguments import check_arguments, input_channels, split_background
+from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
-from .head_reference import Place, Queries, embed_centres, grid_boxes
+from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes
 from .layers import MobileToFormer
 
 
@@ -69,8 +69,12 @@ class E2EMFHead(DETRHead):
             blocks use the learned one.
         closing: Whether a closing Mobile→Former reads the last map and the last prediction is made
             after it. Without it, what nothing would read is not built.
-        reference_boxes: Ours, not the paper's, and off by default: every query starts with a box on
-            a grid, which every block refines; see :mod:`mmdet_mobileformer.head_reference`.
+        reference_boxes: Ours, not the paper's, and off by default: every query starts with a box,
+            which every block refines; see :mod:`mmdet_mobileformer.head_reference`. True or
+            ``'grid'``: on one grid; ``'pyramid'``: on a grid for each of three sizes.
+        query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
+            (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
+            sine embedding of points on a grid, so that every query looks elsewhere from the start.
         dropout: Dropout of every residual branch in the head.
         loss_cls, loss_bbox, loss_iou: Losses; by default DETR's. ``bg_cls_weight`` of a softmax
             ``loss_cls`` is the weight of no-object.
@@ -98,7 +102,8 @@ class E2EMFHead(DETRHead):
         expansion: int = 4,
         position: str = "adaptive",
         closing: bool = True,
-        reference_boxes: bool = False,
+        reference_boxes: bool | str = False,
+        query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
         loss_bbox: dict[str, Any] | None = None,
@@ -129,6 +134,7 @@ class E2EMFHead(DETRHead):
         self.num_heads = num_heads
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
+        query_init = check_queries(reference_boxes, query_init)
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
@@ -159,12 +165,17 @@ class E2EMFHead(DETRHead):
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
         self._reset_parameters()
-        self.reference_boxes = reference_boxes
+        if query_init == "zeros":
+            nn.init.zeros_(self.query_embedding.weight)
+        elif query_init == "grid":
+            centres = embed_centres(grid_boxes(num_queries)[None].sigmoid(), self.positional_encoding)
+            self.query_embedding.weight.data.copy_(centres[0])
+        self.reference_boxes = bool(reference_boxes)
         self.grid: Tensor
         if reference_boxes:
-            self.register_buffer("grid", grid_boxes(num_queries), persistent=False)
-            # At first the queries differ by their boxes alone, and predict these.
-            nn.init.zeros_(self.query_embedding.weight)
+            layout = "grid" if reference_boxes is True else reference_boxes
+            self.register_buffer("grid", LAYOUTS[layout](num_queries), persistent=False)
+            # At first the queries predict their boxes.
             nn.init.zeros_(self.fc_reg.weight)
             nn.init.zeros_(self.fc_reg.bias)
         if self.loss_cls.use_sigmoid:

@@ -74,3 +74,24 @@ def check_arguments(
         raise ValueError(f"position is {position!r}: choose 'adaptive' or 'shared'")
     if embed_dims % num_heads or embed_dims % 4:
         raise ValueError(f"embed_dims {embed_dims} must be a multiple of 4 and of {num_heads} heads")
+
+
+def check_queries(reference_boxes: bool | str, query_init: str | None) -> str:
+    """E2EMFHead's ``query_init`` with its default; raises ValueError if it does not fit."""
+    if reference_boxes not in (False, True, "grid", "pyramid"):
+        raise ValueError(
+            f"reference_boxes is {reference_boxes!r}: choose False, True, 'grid' or 'pyramid'"
+        )
+    if query_init is None:
+        # With boxes the queries differ by these alone at first.
+        return "zeros" if reference_boxes else "normal"
+    if query_init not in ("normal", "zeros", "grid"):
+        raise ValueError(f"query_init is {query_init!r}: choose 'normal', 'zeros' or 'grid'")
+    if query_init == "zeros" and not reference_boxes:
+        raise ValueError(
+            "query_init='zeros' makes all queries the same: choose 'normal' or 'grid', or use "
+            "reference_boxes"
+        )
+    if query_init == "grid" and reference_boxes:
+        raise ValueError("reference_boxes place the queries already: leave query_init='grid' out")
+    return query_init

@@ -27,24 +27,52 @@ LOOKS = (
     (0.0, 0.0, 1.5, 1.5, 1.0),
     (0.0, 0.0, 1.0, 1.0, 0.0),
 )
+#: Layout ``'pyramid'``: share of the queries, and side of their boxes as a share of the image's.
+PYRAMID = ((0.5, 0.12), (0.3, 0.3), (0.2, 0.6))
 #: Smallest deviation, in cells of the map: below it a head could look between the cells.
 LEAST_CELLS = 0.5
 
 
-def grid_boxes(count: int) -> Tensor:
+def grid_boxes(count: int, side: float | None = None) -> Tensor:
     """Boxes of ``count`` queries, spread evenly over the image.
 
+    Args:
+        count: Number of boxes.
+        side: Width and height of every box as a share of the image's; None for one and a half cells
+            of the grid.
+
     Returns:
-        (count, 4) as (cx, cy, w, h) before the sigmoid; each box is one and a half cells of the
-        grid wide and high.
+        (count, 4) as (cx, cy, w, h) before the sigmoid.
     """
     rows = max(1, round(count**0.5))
     columns = -(-count // rows)
     index = torch.arange(count)
     y = (index // columns + 0.5) / -(-count // columns)
     x = (index % columns + 0.5) / columns
-    size = torch.full_like(x, min(1.5 / columns, 0.9))
+    size = torch.full_like(x, min(1.5 / columns, 0.9) if side is None else side)
     return torch.stack((x, y, size, size), dim=1).logit()
+
+
+def pyramid_boxes(count: int) -> Tensor:
+    """Boxes of ``count`` queries on a grid for each size of :data:`PYRAMID`, small to large.
+
+    Returns:
+        As :func:`grid_boxes`.
+    """
+    ends = [0]
+    for share, _ in PYRAMID:
+        ends.append(ends[-1] + round(share * count))
+    ends[-1] = count
+    parts = [
+        grid_boxes(stop - start, side)
+        for start, stop, (_, side) in zip(ends, ends[1:], PYRAMID)
+        if stop > start
+    ]
+    return torch.cat(parts)
+
+
+#: Layouts of the queries' first boxes.
+LAYOUTS = {"grid": grid_boxes, "pyramid": pyramid_boxes}
 
 
 @dataclass
@@ -131,18 +159,22 @@ class Place:
         return torch.cat((2 * slope * (centre + shift * size - 0.5), -slope), dim=-1), self.keys
 
 
-def embed_centres(boxes: Tensor, encoding: SinePositionalEncoding, place: Place) -> Tensor:
+def embed_centres(
+    boxes: Tensor, encoding: SinePositionalEncoding, place: Place | None = None
+) -> Tensor:
     """Sine embedding of the boxes' centres, as ``encoding`` embeds the cells of a map.
 
     Args:
         boxes: (N, Q, 4) as normalised (cx, cy, w, h).
         encoding: mmdet's SinePositionalEncoding with ``normalize=True``.
-        place: The map's; the encoding measures to the far edge of a cell, not to its middle.
+        place: The map's; the encoding measures to the far edge of a cell, not to its middle. None
+            for cells of no size, where the map is not known.
 
     Returns:
         (N, Q, C).
     """
-    point = (boxes[..., :2] + 0.5 * place.cell[:, None]) * encoding.scale
+    point = boxes[..., :2] if place is None else boxes[..., :2] + 0.5 * place.cell[:, None]
+    point = point * encoding.scale
     index = torch.arange(encoding.num_feats, device=boxes.device)
     wave = encoding.temperature ** (2 * (index // 2) / encoding.num_feats)
     angle = point[..., None] / wave

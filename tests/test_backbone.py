@@ -190,3 +190,14 @@ def test_pretrained_stops_at_the_first_thing_that_does_not_fit(tmp_path: Path) -
         load({"epoch": 3})
     with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
         MobileFormer(SMALL, init_cfg=dict(type="Pretrained", checkpoint="nowhere.pth")).init_weights()
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("relu", ["spatial-aware", "first-token"])
+def test_the_number_of_tokens_can_be_another(count: int, relu: str) -> None:
+    model = MobileFormer("26m", dynamic_relu=relu, num_tokens=count)
+    assert model.tokens.shape == (count, 128)
+    features, tokens = model.forward_tokens(torch.randn(2, 3, 64, 64))
+    assert tokens.shape == (2, count, 128) and all(torch.isfinite(x).all() for x in features)
+    with pytest.raises(ValueError, match="num_tokens is 0"):
+        MobileFormer("26m", num_tokens=0)

@@ -338,3 +338,33 @@ def test_sigmoid_losses_start_from_a_low_score() -> None:
     logits, _ = head(loss_cls=focal)(features())
     assert logits.shape[-1] == 3
     assert 0.002 < logits.sigmoid().mean() < 0.05
+
+
+def test_queries_start_where_they_are_told_to() -> None:
+    grid = E2EMFHead(num_classes=3, arch="26m", query_init="grid")
+    table = grid.query_embedding.weight
+    assert len({tuple(row) for row in table.detach().round(decimals=4).tolist()}) == 100
+    # As the features' embedding: neighbours are more alike than opposite corners.
+    assert (table[0] - table[1]).norm() < (table[0] - table[99]).norm()
+    normal = E2EMFHead(num_classes=3, arch="26m").query_embedding.weight.detach()
+    assert normal.std() == pytest.approx(1.0, abs=0.05)
+    boxes = E2EMFHead(num_classes=3, arch="26m", reference_boxes="pyramid")
+    assert boxes.query_embedding.weight.abs().sum() == 0 and boxes.reference_boxes is True
+    assert len(boxes.grid[:, 2].unique()) == 3
+    assert E2EMFHead(
+        num_classes=3, arch="26m", reference_boxes=True, query_init="normal"
+    ).query_embedding.weight.std() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(reference_boxes="tower"), "choose False, True, 'grid' or 'pyramid'"),
+        (dict(query_init="ones"), "choose 'normal', 'zeros' or 'grid'"),
+        (dict(query_init="zeros"), "makes all queries the same"),
+        (dict(query_init="grid", reference_boxes=True), "leave query_init='grid' out"),
+    ],
+)
+def test_impossible_starts_of_queries_are_refused(arguments: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        E2EMFHead(num_classes=3, arch="26m", **arguments)

@@ -14,6 +14,7 @@ from mmdet_mobileformer.head_reference import (  # noqa: E402
     Queries,
     embed_centres,
     grid_boxes,
+    pyramid_boxes,
 )
 
 
@@ -32,6 +33,19 @@ def test_the_grid_covers_the_image(count: int) -> None:
     if count == 49:
         torch.testing.assert_close(boxes[:, :2].mean(0), torch.tensor([0.5, 0.5]))
         assert (x1y1.min() < 0.01) and (x2y2.max() > 0.99)
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 100])
+def test_the_pyramid_has_boxes_of_several_sizes(count: int) -> None:
+    boxes = pyramid_boxes(count).sigmoid()
+    assert boxes.shape == (count, 4) and torch.isfinite(pyramid_boxes(count)).all()
+    if count == 100:
+        sizes = {round(float(side), 2): int((boxes[:, 2] == side).sum()) for side in boxes[:, 2]}
+        assert sorted(sizes) == [0.12, 0.3, 0.6]
+        assert [sizes[side] for side in sorted(sizes)] == [50, 30, 20]
+        for side in boxes[:, 2].unique():
+            centres = boxes[boxes[:, 2] == side][:, :2]
+            assert centres.min() < 0.2 and centres.max() > 0.8
 
 
 @pytest.mark.parametrize("valid", [(6, 8), (4, 5)])

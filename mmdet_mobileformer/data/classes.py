@@ -74,6 +74,19 @@ def set_classes(
     return found
 
 
+def set_class_count(model: Any, count: int) -> None:
+    """Set num_classes of every head of a model's config. Changes it in place.
+
+    Args:
+        model: The config of an mmdet detector.
+        count: Number of classes.
+
+    Raises:
+        ValueError: The model has no head with num_classes, or a head that counts otherwise.
+    """
+    _set_counts(model, _old_count(dict(model=model)), count)
+
+
 def file_classes(ann_file: str | Path, all_files: Sequence[str | Path] = ()) -> tuple[str, ...]:
     """The class names of a COCO file in its order.
 

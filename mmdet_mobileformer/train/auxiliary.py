@@ -23,28 +23,35 @@ class E2EMFWithAuxiliary(E2EMF):
 
     Args:
         aux_neck: Any neck of mmdet for the backbone's features.
-        aux_head: Any dense head of mmdet for the neck's outputs.
+        aux_head: Any dense head of mmdet for the neck's outputs; None to train without one.
         aux_weight: Weight of the dense head's losses.
         kwargs: Arguments of :class:`E2EMF`.
+
+    Raises:
+        ValueError: If there is a head but no neck.
     """
 
     def __init__(
         self,
         *,
-        aux_neck: dict[str, Any],
-        aux_head: dict[str, Any],
+        aux_neck: dict[str, Any] | None = None,
+        aux_head: dict[str, Any] | None = None,
         aux_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.aux_neck = MODELS.build(aux_neck)
-        self.aux_head = MODELS.build(aux_head)
+        if aux_head is not None and aux_neck is None:
+            raise ValueError("E2EMFWithAuxiliary has an aux_head without an aux_neck: give both")
+        self.aux_neck = None if aux_head is None else MODELS.build(aux_neck)
+        self.aux_head = None if aux_head is None else MODELS.build(aux_head)
         self.aux_weight = aux_weight
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """As :class:`E2EMF`, with the dense head's losses as ``aux.*``."""
         feats = self.extract_feat(batch_inputs, batch_data_samples)
         losses: dict[str, Tensor] = self.bbox_head.loss(feats, batch_data_samples)
+        if self.aux_head is None or self.aux_neck is None:
+            return losses
         dense = self.aux_head.loss(self.aux_neck(feats), batch_data_samples)
         for name, value in dense.items():
             # Heads give one value, or one per level.

@@ -15,10 +15,10 @@ import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
-from ..head_reference import Queries
+from ..head_reference import Queries, embed_centres
 
 
 @MODELS.register_module()
@@ -29,12 +29,14 @@ class E2EMFTrainingHead(E2EMFHead):
         denoising: ``label_noise_scale``, ``box_noise_scale`` and ``group_cfg`` of mmdet's
             CdnQueryGenerator; None for no denoising queries. Adds an embedding of the classes,
             which inference does not read.
-        groups: Groups of further queries: the head's own, their boxes shifted at random, each group
-            matched one to one by itself.
-        kwargs: Arguments of :class:`E2EMFHead`; ``reference_boxes`` must be True.
+        groups: Groups of further queries, each matched one to one by itself: the head's own with
+            their boxes shifted at random; without ``reference_boxes``, learned ones, which inference
+            does not read.
+        kwargs: Arguments of :class:`E2EMFHead`. Without ``reference_boxes`` a denoising query knows
+            the noisy centre by its position, and the noisy class, but not the size.
 
     Raises:
-        ValueError: If ``reference_boxes`` is off.
+        ValueError: If ``groups`` is negative.
     """
 
     # mmdet's losses of denoising queries need nothing else of DINOHead.
@@ -47,11 +49,16 @@ class E2EMFTrainingHead(E2EMFHead):
         self, *, denoising: dict[str, Any] | None = None, groups: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if not self.reference_boxes:
-            raise ValueError(
-                "E2EMFTrainingHead needs reference_boxes=True: its further queries start from boxes"
-            )
+        if groups < 0:
+            raise ValueError(f"groups is {groups}: give 0 or more groups of further queries")
         self.groups = groups
+        self.group_queries = None
+        if groups and not self.reference_boxes:
+            self.group_queries = nn.Embedding(groups * self.num_queries, self.embed_dims)
+            # All groups start as the head's own queries do, and part by their matches.
+            start = self.query_embedding.weight.detach().repeat(groups, 1)
+            noise = torch.randn_like(start) * 0.1
+            self.group_queries.weight.data.copy_(start + noise)
         self.denoising = None
         if denoising is not None:
             self.denoising = CdnQueryGenerator(
@@ -95,17 +102,31 @@ class E2EMFTrainingHead(E2EMFHead):
         if self.denoising is not None and any(len(sample.gt_instances) for sample in samples):
             content, boxes, apart, dn_meta = self.denoising(list(samples))
             count = boxes.shape[1]
-            extra = Queries(content, torch.zeros_like(content), boxes, apart[:count, :count])
-        for _ in range(self.groups):
-            group = self._first_queries(len(samples), None)
-            assert group.reference is not None
+            apart = apart[:count, :count]
+            if self.reference_boxes:
+                extra = Queries(content, torch.zeros_like(content), boxes, apart)
+            else:
+                centres = embed_centres(boxes.sigmoid(), self.positional_encoding)
+                extra = Queries(content, centres.to(content.dtype), None, apart)
+        for index in range(self.groups):
+            group = self._group(len(samples), index)
+            extra = group if extra is None else extra.followed_by(group)
+        return extra, dn_meta
+
+    def _group(self, batch: int, index: int) -> Queries:
+        """One group of further queries."""
+        group = self._first_queries(batch, None)
+        if self.group_queries is not None:
+            first = index * self.num_queries
+            own = self.group_queries.weight[first : first + self.num_queries]
+            group.position = own.unsqueeze(0).expand(batch, -1, -1)
+        if group.reference is not None:
             boxes = group.reference.sigmoid()
             shift = (torch.rand_like(boxes[..., :2]) - 0.5) * boxes[..., 2:]
             scale = torch.exp2(torch.rand_like(shift) * 2 - 1)
             boxes = torch.cat((boxes[..., :2] + shift, boxes[..., 2:] * scale), dim=-1)
             group.reference = boxes.clamp(1e-3, 1 - 1e-3).logit()
-            extra = group if extra is None else extra.followed_by(group)
-        return extra, dn_meta
+        return group
 
     def _denoising_losses(
         self,

@@ -7,6 +7,7 @@ of its CheckpointLoader; these here take their place. SECURITY.md says what is g
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tarfile
@@ -78,7 +79,7 @@ def read_file(path: str | Path, map_location: Any = "cpu", trusted: bool | None 
                 f"checkpoint {path} is a tar file of an old torch and is not loaded: convert it, or "
                 f"give {FLAG} if you know who made it"
             )
-        return _to_device(read_checkpoint(file), map_location)
+        return _to_device(_with_classes(file, read_checkpoint(file)), map_location)
     except PermissionError as error:
         raise PermissionError(f"checkpoint {path} may not be read by you") from error
     except (ImportError, MemoryError, NameError):
@@ -96,6 +97,24 @@ def read_file(path: str | Path, map_location: Any = "cpu", trusted: bool | None 
         raise ValueError(
             f"checkpoint {path} is not a PyTorch file or is damaged: fetch it again"
         ) from error
+
+
+def _with_classes(file: str, checkpoint: Any) -> Any:
+    """Of safetensors that name their classes (train/publish.py): as a checkpoint with `meta`.
+
+    mmdet's init_detector and DetInferencer take the names from there.
+    """
+    if not file.endswith(".safetensors"):
+        return checkpoint
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as stream:
+        names = (stream.metadata() or {}).get("classes")
+    if names is None:
+        return checkpoint
+    return dict(
+        state_dict=checkpoint, meta=dict(dataset_meta=dict(classes=tuple(json.loads(names))))
+    )
 
 
 def _is_tar(file: str) -> bool:

@@ -53,3 +53,16 @@ def test_the_dense_head_trains_and_inference_does_not_know_it() -> None:
     alone.eval()
     for ours, theirs in zip(model(images), alone(images)):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_dense_head_can_be_left_out() -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    cfg.aux_head = None
+    model = MODELS.build(cfg)
+    losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
+    assert "loss_cls" in losses and not any(name.startswith("aux.") for name in losses)
+    cfg = Config.fromfile(str(DEMO)).model
+    cfg.aux_neck = None
+    with pytest.raises(ValueError, match="aux_head without an aux_neck"):
+        MODELS.build(cfg)

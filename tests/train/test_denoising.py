@@ -106,6 +106,37 @@ def test_groups_start_from_other_boxes() -> None:
     assert ((first - own)[..., :2].abs() <= own[:, 2:] / 2 + 1e-3).all()
 
 
-def test_reference_boxes_are_needed() -> None:
-    with pytest.raises(ValueError, match="reference_boxes=True"):
-        E2EMFTrainingHead(**{**SMALL, "reference_boxes": False})
+def test_without_reference_boxes_every_part_works_too() -> None:
+    torch.manual_seed(2)
+    small = {**SMALL, "reference_boxes": False}
+    model = E2EMFTrainingHead(groups=2, denoising=NOISE, **small).eval()
+    extra, meta = model._extra_queries(BOXES)
+    assert extra is not None and extra.reference is None and meta is not None
+    count = extra.content.shape[1]
+    assert count == 2 * 9 + (count - 2 * 9) and extra.apart is not None
+    # The groups are learned by themselves, and a denoising query knows where its object is.
+    first, second = extra.position[0, -18:].split(9)
+    assert not torch.allclose(first, second)
+    assert extra.position[0, 0].abs().sum() > 0
+    plain = E2EMFHead(**small).eval()
+    training = ("denoising", "group_queries")
+    plain.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith(training)}, strict=True
+    )
+    feats = features()
+    for ours, theirs in zip(model(feats, None, extra), plain(feats)):
+        torch.testing.assert_close(ours[:, :, -9:], theirs, atol=2e-5, rtol=1e-4)
+    for some in (BOXES, samples([], [])):
+        model.zero_grad()
+        sum(model.loss(feats, some).values()).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+    with pytest.raises(ValueError, match="groups is -1"):
+        E2EMFTrainingHead(groups=-1, **small)
+
+
+def test_the_paper_s_softmax_trains_denoising_queries_too() -> None:
+    small = {**SMALL, "loss_cls": None}
+    losses = E2EMFTrainingHead(groups=1, denoising=NOISE, **small).loss(features(), BOXES)
+    assert {"dn_loss_cls", "group_loss_cls", "loss_cls"} <= set(losses)
+    assert all(torch.isfinite(value) for value in losses.values())

@@ -70,6 +70,14 @@ def test_the_time_ends_it_and_validation_is_not_counted(monkeypatch: pytest.Monk
     assert made.epoch == made.max_epochs == 3
 
 
+def test_a_loader_without_a_batch_is_refused() -> None:
+    # Its epochs would take no time, and so never end.
+    data: Any = DataLoader(torch.zeros(3, 1), batch_size=4, drop_last=True)
+    data.dataset.metainfo = {}
+    with pytest.raises(ValueError, match="fewer pictures than a batch"):
+        MinutesTrainLoop(SimpleNamespace(visualizer=SimpleNamespace()), data, 1.0)
+
+
 def test_a_resumed_run_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     MessageHub.get_instance("test_minutes_rest").update_info(MinutesTrainLoop.SPENT, 1.0)
     made = loop(monkeypatch, 1.5, "test_minutes_rest", warmup=0.0)
@@ -89,3 +97,35 @@ def test_the_learning_rate_rises_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_impossible_settings_are_refused(monkeypatch: pytest.MonkeyPatch, bad: Any) -> None:
     with pytest.raises(ValueError, match="give more than 0"):
         loop(monkeypatch, hub="test_minutes_bad", **bad)
+
+
+def test_it_validates_at_even_shares_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 steps of ten seconds; epochs of four steps, but for those that a point ends.
+    made = loop(monkeypatch, 199 / 60, "test_minutes_points", val_points=4)
+    made.run()
+    assert made.runner.validated == [5, 10, 15, 20]
+    assert len(made.runner.steps) == 20
+    scalars = made.runner.message_hub.log_scalars
+    assert scalars["val/minutes"].current() == pytest.approx(200 / 60)
+    assert scalars["val/iterations"].current() == 20
+
+
+def test_an_epoch_ends_where_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = loop(monkeypatch, 119 / 60, "test_minutes_cut", cut_at=[0.5], val_interval=100)
+    begins: list[float] = []
+    made.runner.call_hook = lambda name, **_: (
+        begins.append(made.share) if name == "before_train_epoch" else None
+    )
+    made.run()
+    # Twelve steps: an epoch of four, one of two up to the half, one of four, and the rest.
+    assert begins == pytest.approx([0, 40 / 119, 60 / 119, 100 / 119])
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"), [(dict(val_points=0), "val_points=0"), (dict(cut_at=[1.0]), "cut_at")]
+)
+def test_impossible_points_are_refused(
+    monkeypatch: pytest.MonkeyPatch, bad: Any, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        loop(monkeypatch, 1, "test_minutes_bad", **bad)

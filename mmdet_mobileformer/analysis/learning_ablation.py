@@ -1,0 +1,239 @@
+"""The ablation of the fast recipe and of the paper's switches, as runs of the benchmark (ours).
+
+Every part of the recipe is left out alone, and put alone onto the same model without any of them. The
+measure is AP on the 200 pictures of choices: what is chosen here must not have seen the validation set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from .learning import AUGMENTATIONS, TASKS, Run, base_lr
+from .learning_runs import Result, find, known
+
+#: The recipe whose parts are measured.
+CONFIG = "benchmarks/learning/e2emf_96m_fast"
+TASK = "person"
+MINUTES = 10.0
+#: Seeds of the whole recipe, and of every other variant.
+BASE_SEEDS = (0, 1, 2)
+SEEDS = (0,)
+
+#: The parts of the recipe, with what is there in their place.
+PARTS = {
+    "quality": "varifocal loss (or softmax)",
+    "denoising": "denoising queries (or none)",
+    "dense": "dense auxiliary head (or none)",
+    "boxes": "reference boxes (or learned queries)",
+    "init": "queries start at several sizes, or without boxes on a grid (or as usual)",
+    "no_decay": "no decay of norms, biases, tokens, queries (or of nothing)",
+    "no_dropout": "no dropout (or 0.1)",
+    "ema": "moving average of the weights (or the weights themselves)",
+}
+
+_SOFTMAX = dict(
+    _delete_=True, type="CrossEntropyLoss", bg_cls_weight=0.1, use_sigmoid=False, loss_weight=1.0
+)
+_SOFTMAX_COSTS = [
+    dict(type="ClassificationCost", weight=1.0),
+    dict(type="BBoxL1Cost", weight=5.0, box_format="xywh"),
+    dict(type="IoUCost", iou_mode="giou", weight=2.0),
+]
+
+
+def options_of(active: Iterable[str]) -> dict[str, Any]:
+    """Overrides of the recipe's config that leave only some of its parts.
+
+    Args:
+        active: Keys of :data:`PARTS`. ``ema`` is no option of the config: see :class:`Variant`.
+
+    Raises:
+        ValueError: If a part is unknown.
+    """
+    parts = set(active)
+    if unknown := parts - set(PARTS):
+        raise ValueError(f"there is no part {min(unknown)!r}: choose of {', '.join(PARTS)}")
+    head = "model.bbox_head."
+    options: dict[str, Any] = {}
+    if "quality" not in parts:
+        options[f"{head}loss_cls"] = _SOFTMAX
+        options["model.train_cfg.assigner.match_costs"] = _SOFTMAX_COSTS
+    if "denoising" not in parts:
+        options[f"{head}denoising"] = None
+    if "dense" not in parts:
+        options["model.aux_head"] = None
+    if "boxes" not in parts:
+        options[f"{head}reference_boxes"] = False
+        if "init" in parts:
+            options[f"{head}query_init"] = "grid"
+    elif "init" not in parts:
+        options[f"{head}reference_boxes"] = "grid"
+    if "no_decay" not in parts:
+        options["optim_wrapper.paramwise_cfg"] = dict(_delete_=True)
+    if "no_dropout" not in parts:
+        options[f"{head}dropout"] = 0.1
+    return options
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the ablation.
+
+    Attributes:
+        name: Its name in the results.
+        title: What it is, for the table.
+        group: Heading in the table.
+        options: Overrides of the recipe's config.
+        augmentation: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
+        ema: Whether a moving average of the weights is validated.
+    """
+
+    name: str
+    title: str
+    group: str
+    options: Mapping[str, Any]
+    augmentation: str = AUGMENTATIONS[0]
+    ema: bool = True
+
+
+def variants() -> dict[str, Variant]:
+    """All rows: the recipe, each part left out, each alone, additions, the paper's switches."""
+    whole = set(PARTS)
+    made = [
+        Variant("fast", "the whole recipe", "recipe", {}),
+        Variant("plain", "none of its parts", "recipe", options_of(()), ema=False),
+    ]
+    for part, title in PARTS.items():
+        without = whole - {part}
+        made.append(
+            Variant(f"without_{part}", title, "left out", options_of(without), ema=part != "ema")
+        )
+    for part, title in PARTS.items():
+        made.append(Variant(f"only_{part}", title, "alone", options_of({part}), ema=part == "ema"))
+    head, group = "model.bbox_head.", "added to the recipe or changed in it"
+    quality_focal = dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0,
+                         loss_weight=2.0)
+    made += [
+        Variant("quality_focal", "quality focal loss instead of varifocal", group,
+                {f"{head}loss_cls": quality_focal}),
+        Variant("groups_2", "two further groups of queries, one to many", group,
+                {f"{head}groups": 2}),
+        Variant("groups_2_not_dense", "the groups instead of the dense head", group,
+                {f"{head}groups": 2, "model.aux_head": None}),
+        Variant("flip", "no crops", group, {}, "flip"),
+        Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
+        Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),
+    ]
+    one_scale = {
+        "model.backbone.out_indices": (3,),
+        f"{head}scales": (32,),
+        f"{head}num_blocks": (4,),
+        f"{head}sides": ("transformer",),
+        "model.aux_neck.out_indices": (3,),
+        "model.aux_neck.num_outs": 1,
+        "model.aux_head.strides": (32,),
+        "model.aux_head.regress_ranges": ((-1, 1e8),),
+    }
+    group = "the paper's switches, in the recipe"
+    made += [
+        Variant("one_scale", "one scale instead of three", group, one_scale),
+        Variant("shared_position", "shared instead of adaptive position", group,
+                {f"{head}position": "shared"}),
+        Variant("first_token", "first-token instead of spatial-aware dynamic ReLU", group,
+                {"model.backbone.dynamic_relu": "first-token"}),
+        Variant("tokens_1", "1 token instead of 4", group, {"model.backbone.num_tokens": 1}),
+        Variant("tokens_6", "6 tokens instead of 4", group, {"model.backbone.num_tokens": 6}),
+    ]
+    return {variant.name: variant for variant in made}
+
+
+def ablation_runs(
+    names: Sequence[str] | None = None,
+    task: str = TASK,
+    minutes: float = MINUTES,
+    seeds: Sequence[int] = SEEDS,
+    base_seeds: Sequence[int] = BASE_SEEDS,
+    lr: float | None = None,
+    processes: int = 2,
+    threads: int = 1,
+) -> list[Run]:
+    """The runs of the ablation, the recipe's own first.
+
+    Args:
+        names: Keys of :func:`variants`; None for all.
+        task: Key of the tasks.
+        minutes: Budget of a run.
+        seeds: Seeds of every variant but the whole recipe.
+        base_seeds: Seeds of that.
+        lr: Learning rate of all; None for the config's.
+        processes, threads: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
+
+    Raises:
+        ValueError: If there is no such variant or task.
+    """
+    known_variants = variants()
+    if task not in TASKS:
+        raise ValueError(f"there is no task {task!r}: choose one of {', '.join(TASKS)}")
+    for name in names or ():
+        if name not in known_variants:
+            raise ValueError(f"there is no variant {name!r}: {', '.join(known_variants)}")
+    rate = base_lr(CONFIG) if lr is None else lr
+    return [
+        Run("ablation", task, name, CONFIG, rate, variant.augmentation, seed, minutes, processes,
+            threads, dict(variant.options), variant.ema)
+        for name, variant in known_variants.items()
+        if names is None or name in names
+        for seed in (base_seeds if name == "fast" else seeds)
+    ]
+
+
+def missing_runs(runs: Sequence[Run], results: Iterable[Result]) -> list[Run]:
+    """Those without a result of their config as it is now."""
+    done = known(results)
+    return [run for run in runs if find(run, done) is None]
+
+
+def ablation_table(results: Sequence[Result], task: str = TASK) -> str:
+    """The ablation as Markdown; of several results of one variant and seed the last counts."""
+    latest: dict[tuple[str, int], Result] = {}
+    for result in results:
+        if result.kind == "ablation" and result.task == task:
+            latest[result.model, result.seed] = result
+    by_name: dict[str, list[Result]] = {}
+    for (name, _), result in latest.items():
+        by_name.setdefault(name, []).append(result)
+    if not by_name:
+        return f"There is no run of the ablation on {task} yet: see the plan."
+    base = [r.select_ap for r in by_name.get("fast", [])]
+    lines = [
+        f"**{TASKS[task].title}: AP on the 200 pictures of choices**",
+        "",
+        "| | variant | AP | difference | AP50 | steps | minutes | seeds |",
+        "| -- | -- | -- | -- | -- | -- | -- | -- |",
+    ]
+    heading = ""
+    for name, variant in variants().items():
+        found = by_name.get(name)
+        if not found:
+            continue
+        aps = [r.select_ap for r in found]
+        difference = f"{mean(aps) - mean(base):+.3f}" if base and name != "fast" else "-"
+        shown = "" if variant.group == heading else variant.group
+        heading = variant.group
+        spread = f" ({min(aps):.3f}-{max(aps):.3f})" if len(aps) > 1 else ""
+        diverged = ", diverged" if any(r.diverged for r in found) else ""
+        lines.append(
+            f"| {shown} | {variant.title} | {mean(aps):.3f}{spread}{diverged} | {difference} | "
+            f"{mean(r.select_ap50 for r in found):.3f} | "
+            f"{round(mean(r.iterations for r in found))} | {found[0].minutes:g} | {len(found)} |"
+        )
+    if len(base) > 1:
+        lines += [
+            "",
+            f"Seeds alone move the whole recipe by {max(base) - min(base):.3f} (highest minus "
+            f"lowest of {len(base)}): smaller differences say nothing.",
+        ]
+    return "\n".join(lines)

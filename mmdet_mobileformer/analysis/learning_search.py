@@ -1,0 +1,137 @@
+"""Which runs of the benchmark of learning are missing: the same search for every model (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from .learning import AUGMENTATIONS, CANDIDATES, TASKS, Candidate, Run, base_lr
+from .learning_runs import Result, Settings, find, known
+
+#: Learning rates that are tried at most, when the best is the largest or smallest of the first ones.
+MOST_LRS = 5
+
+
+class Search:
+    """The runs of one model on one task: learning rates, augmentations, reported rows.
+
+    The learning rates of the first trials are the config's, half and twice of it. While the best is
+    the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
+    learning rate. The best trial is trained for the whole budget and reported.
+
+    Args:
+        task: Key of the tasks.
+        candidate: The model.
+        results: What is known.
+        settings: Common settings.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        candidate: Candidate,
+        results: Iterable[Result],
+        settings: Settings | None = None,
+    ) -> None:
+        self.task = TASKS[task]
+        self.candidate = candidate
+        self.done = known(results)
+        self.settings = settings or Settings()
+        self.base = base_lr(candidate.config)
+
+    def missing(self) -> list[Run]:
+        """The runs that can be done now; empty if all are done. More may follow from them."""
+        if len(self.candidate.lr_factors) == 1:
+            return self._missing_of(self._reports(self.candidate.lr_factors[0], AUGMENTATIONS[0]))
+        factors = list(self.candidate.lr_factors)
+        while True:
+            trials = {factor: self._run("trial", factor) for factor in factors}
+            if missing := self._missing_of(trials.values()):
+                return missing
+            best = max(factors, key=lambda factor: self._score(trials[factor]))
+            if len(factors) >= MOST_LRS or best not in (max(factors), min(factors)):
+                break
+            factors.append(best * 2 if best == max(factors) else best / 2)
+        by_name = {name: self._run("trial", best, name) for name in AUGMENTATIONS}
+        if missing := self._missing_of(by_name.values()):
+            return missing
+        chosen = max(AUGMENTATIONS, key=lambda name: self._score(by_name[name]))
+        return self._missing_of(self._reports(best, chosen))
+
+    def minutes_left(self) -> float:
+        """Minutes of training that are left at least, reported rows included."""
+        missing = self.missing()
+        left = sum(run.minutes for run in missing)
+        if missing and missing[0].kind == "trial":
+            report = self._run("report", 1.0).minutes * len(self.settings.seeds)
+            trial = missing[0].minutes
+            others = len(AUGMENTATIONS) - 1
+            left += report + (trial * others if missing[0].augmentation == AUGMENTATIONS[0] else 0)
+        return left
+
+    def _run(
+        self, kind: str, factor: float, augmentation: str = AUGMENTATIONS[0], seed: int = 0
+    ) -> Run:
+        full = self.candidate.minutes or self.task.minutes
+        minutes = self.settings.minutes or (full if kind == "report" else self.task.trial_minutes)
+        return Run(
+            kind, self.task.name, self.candidate.name, self.candidate.config, self.base * factor,
+            augmentation, seed, minutes, self.settings.processes, self.settings.threads,
+        )
+
+    def _reports(self, factor: float, augmentation: str) -> list[Run]:
+        return [self._run("report", factor, augmentation, seed) for seed in self.settings.seeds]
+
+    def _missing_of(self, runs: Iterable[Run]) -> list[Run]:
+        return [run for run in runs if find(run, self.done) is None]
+
+    def _score(self, run: Run) -> float:
+        result = find(run, self.done)
+        return -1.0 if result is None or result.diverged else result.select_ap
+
+
+def chosen(
+    tasks: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    lr_factors: Sequence[float] | None = None,
+) -> list[tuple[str, Candidate]]:
+    """Pairs of a task and a model that takes part in it, in the order of the plan.
+
+    Args:
+        tasks: Keys of the tasks; None for all.
+        models: Keys of the candidates; None for all.
+        lr_factors: First trials in place of the candidates' own, of those that have trials.
+
+    Raises:
+        ValueError: If a name is unknown, or there are fewer than three learning rates.
+    """
+    for kind, names, known_names in (("task", tasks, TASKS), ("model", models, CANDIDATES)):
+        for name in names or ():
+            if name not in known_names:
+                raise ValueError(f"there is no {kind} {name!r}: choose of {', '.join(known_names)}")
+    if lr_factors is not None and len(set(lr_factors)) < 3:
+        raise ValueError("--lrs needs at least three different learning rates: give three multiples")
+    pairs = []
+    for task in tasks or TASKS:
+        for candidate in (CANDIDATES[name] for name in models or CANDIDATES):
+            if candidate.tasks and task not in candidate.tasks:
+                continue
+            if lr_factors is not None and len(candidate.lr_factors) > 1:
+                candidate = replace(candidate, lr_factors=tuple(lr_factors))
+            pairs.append((task, candidate))
+    return pairs
+
+
+def describe(searches: Sequence[Search]) -> str:
+    """The runs that can be done now, and how long all that is missing takes at least."""
+    lines, total = [], 0.0
+    for search in searches:
+        missing = search.missing()
+        left = search.minutes_left()
+        total += left
+        if missing:
+            lines += [run.label for run in missing]
+            later = left - sum(run.minutes for run in missing)
+            lines += [f"  ... then at least {later:g} minutes more"] if later else []
+    lines.append(f"{total / 60:.1f} hours at least" if total else "all runs are done")
+    return "\n".join(lines)

@@ -1,0 +1,324 @@
+"""analysis/learning*.py: the benchmark of learning, on a drawn set and with made-up results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet.models")
+from mmdet.registry import MODELS  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
+from mmengine.registry import DATASETS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from mmdet_mobileformer.analysis import learning_runs  # noqa: E402
+from mmdet_mobileformer.analysis.learning import (  # noqa: E402
+    AUGMENTATIONS,
+    CANDIDATES,
+    MOSAIC_UNTIL,
+    TASKS,
+    Places,
+    Run,
+    config_hash,
+    run_config,
+    select_ids,
+    split_training_set,
+    train_pipeline,
+)
+from mmdet_mobileformer.analysis.learning_report import plot, rows, table  # noqa: E402
+from mmdet_mobileformer.analysis.learning_runs import (  # noqa: E402
+    DataFolders,
+    Result,
+    append_result,
+    execute,
+    find,
+    known,
+    read_results,
+    work_off,
+)
+from mmdet_mobileformer.analysis.learning_search import Search, chosen, describe  # noqa: E402
+from mmdet_mobileformer.data.shapes import make_shapes  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = [name for name, candidate in CANDIDATES.items() if not candidate.ours]
+FAST = Run("trial", "shapes", "e2emf_52m_fast", CANDIDATES["e2emf_52m_fast"].config, 1e-3)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """Twenty drawn pictures, of which two are for choices, and two for validation."""
+    folder = tmp_path_factory.mktemp("learning")
+    make_shapes(folder / "shapes", splits=dict(train=20, val=2), seed=3)
+    return split_training_set("shapes", folder / "shapes", folder / "split", count=2)
+
+
+def result_of(run: Run, ap: float, **values: Any) -> Result:
+    """What a run might have come to."""
+    common = dict(
+        config_hash=config_hash(run), commit="0" * 12, iterations=100, torch=torch.__version__,
+        curve=[(run.minutes / 2, ap / 2), (run.minutes, ap)], select_ap=ap, select_ap50=2 * ap,
+    )
+    if run.kind == "report":
+        common.update(ap=ap - 0.01, ap50=2 * ap)
+    names = ("kind", "task", "model", "config", "seed", "lr", "augmentation", "minutes",
+             "processes", "threads")
+    return Result(**{**{name: getattr(run, name) for name in names}, **common, **values})
+
+
+def test_the_tasks_are_those_of_the_issue() -> None:
+    budgets = {name: (task.size, task.minutes) for name, task in TASKS.items()}
+    assert budgets == {"shapes": (160, 15), "person": (256, 30), "coco80": (256, 60)}
+    assert TASKS["person"].class_names == ("person",) and len(TASKS["coco80"].class_names) == 80
+    assert len(PEERS) >= 4
+
+
+def parts(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from parts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from parts(item)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_everyone_starts_from_scratch_under_the_same_conditions(name: str) -> None:
+    candidate = CANDIDATES[name]
+    assert len(candidate.lr_factors) >= 3 or candidate.minutes == 180
+    task = candidate.tasks[0] if candidate.tasks else "coco80"
+    cfg = run_config(Run("report", task, name, candidate.config, 1e-3, "mosaic"))
+    own = run_config(replace(FAST, kind="report", task=task, augmentation="mosaic"))
+    for key in cfg:
+        if key not in ("model", "optim_wrapper"):
+            assert cfg[key] == own[key], key
+    for part in parts(cfg.model.to_dict()):
+        assert "Pretrained" not in str(part.get("init_cfg") or {})
+        assert part.get("norm_eval", False) is False and part.get("frozen_stages", -1) == -1
+        assert not str(part.get("type")).startswith("Sync")
+    assert cfg.optim_wrapper.optimizer.lr == 1e-3
+    counts = {part["num_classes"] for part in parts(cfg.model.to_dict()) if "num_classes" in part}
+    assert counts == {len(TASKS[task].class_names)}
+    assert cfg.train_dataloader.dataset.ann_file == "SPLIT/fit.json"
+    assert cfg.val_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file == "SPLIT/select.json"
+    assert cfg.test_evaluator.ann_file == f"DATA/{cfg.test_dataloader.dataset.ann_file}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_everyone_trains_and_predicts(name: str, places: Places) -> None:
+    register_all_modules(init_default_scope=True)
+    run = Run("trial", "shapes", name, CANDIDATES[name].config, 1e-3, processes=8)
+    cfg = run_config(run, places)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader)))
+    data = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    assert torch.isfinite(loss)
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, "DistributedDataParallel wants a gradient of every parameter"
+    model.eval()
+    with torch.no_grad():
+        results = model.test_step(next(iter(Runner.build_dataloader(cfg.test_dataloader))))
+    assert all(torch.isfinite(result.pred_instances.bboxes).all() for result in results)
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "mosaic_to_the_end"])
+def test_augmentations_keep_the_size_and_the_boxes_inside(name: str, places: Places) -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = run_config(replace(FAST, augmentation=name), places)
+    data_set = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(data_set) == 18
+    boxes = 0
+    for index in range(12):
+        sample = data_set[index]
+        height, width = sample["inputs"].shape[1:]
+        assert max(height, width) <= 160
+        found = sample["data_samples"].gt_instances.bboxes.tensor
+        boxes += len(found)
+        assert (found[:, 2] <= width + 0.01).all() and (found[:, 3] <= height + 0.01).all()
+    assert boxes
+    ends = [hook for hook in cfg.custom_hooks if hook.type == "ClockPipelineSwitchHook"]
+    assert bool(ends) == (name == "mosaic") == ("cut_at" in cfg.train_cfg)
+    if ends:
+        assert cfg.train_cfg.cut_at == [MOSAIC_UNTIL] == [ends[0].switch_share]
+
+
+def test_unknown_names_are_one_sentence() -> None:
+    with pytest.raises(ValueError, match="no augmentation 'rain': choose one of crop"):
+        train_pipeline("rain", 64)
+    with pytest.raises(ValueError, match="no task 'x': choose one of shapes"):
+        run_config(replace(FAST, task="x"))
+    with pytest.raises(ValueError, match="3 processes do not divide"):
+        run_config(replace(FAST, processes=3))
+    with pytest.raises(ValueError, match="no model 'x'"):
+        chosen(models=["x"])
+    with pytest.raises(ValueError, match="three different learning rates"):
+        chosen(lr_factors=[1.0, 2.0])
+
+
+def test_the_pictures_of_choices_depend_on_their_ids_alone(places: Places, tmp_path: Path) -> None:
+    ids = list(range(1, 1000))
+    some = select_ids(ids, 200)
+    assert len(some) == 200 and some == select_ids(ids[::-1], 200)
+    # Another picture in the set changes at most one of them.
+    assert len(some - select_ids([*ids, 5000], 200)) <= 1
+    fit, select = (
+        json.loads((Path(places.split) / f"{name}.json").read_text()) for name in ("fit", "select")
+    )
+    names = [{image["file_name"] for image in part["images"]} for part in (fit, select)]
+    assert [len(part) for part in names] == [18, 2] and not names[0] & names[1]
+    for part in (fit, select):
+        assert {a["image_id"] for a in part["annotations"]} <= {i["id"] for i in part["images"]}
+        assert len(part["categories"]) == 6
+    with pytest.raises(ValueError, match="20 pictures, of which 200 are split off"):
+        split_training_set("shapes", places.root, tmp_path)
+    with pytest.raises(FileNotFoundError, match="instances_train2017.json does not exist"):
+        split_training_set("coco_mini", tmp_path, tmp_path)
+
+
+def test_the_hash_is_of_the_run_and_of_nothing_else() -> None:
+    first = config_hash(FAST)
+    assert first == config_hash(replace(FAST, seed=7)) and len(first) == 12
+    for change in (
+        dict(lr=2e-3), dict(augmentation="flip"), dict(minutes=2.0), dict(threads=2),
+        dict(processes=1), dict(ema=False), dict(task="person"),
+        dict(options={"model.bbox_head.dropout": 0.5}),
+    ):
+        assert config_hash(replace(FAST, **change)) != first, change
+    with pytest.raises(ValueError, match="do not fit benchmarks/learning/e2emf_52m_fast"):
+        config_hash(replace(FAST, options={"model.bbox_head.loss_cls.type.x": 1}))
+
+
+def test_lines_come_back_and_damage_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "results.jsonl"
+    assert read_results(file) == []
+    made = [result_of(FAST, 0.25), result_of(replace(FAST, kind="report"), 0.5)]
+    for result in made:
+        append_result(file, result)
+    assert read_results(file) == made
+    with file.open("a") as stream:
+        stream.write('{"kind": "trial", "half"')
+    with pytest.raises(ValueError, match="line 3 of .*results.jsonl is no result"):
+        read_results(file)
+
+
+def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
+    candidate = CANDIDATES["e2emf_52m_fast"]
+    results: list[Result] = []
+
+    def missing() -> list[Run]:
+        return Search("shapes", candidate, results).missing()
+
+    first = missing()
+    assert [run.lr for run in first] == [1e-3, 5e-4, 2e-3]
+    assert {(run.kind, run.minutes, run.augmentation) for run in first} == {("trial", 5, "crop")}
+    # Twice the rate is the best, so one beyond it is tried; it diverges.
+    results += [result_of(run, ap) for run, ap in zip(first, (0.2, 0.1, 0.3))]
+    (beyond,) = missing()
+    assert beyond.lr == pytest.approx(4e-3)
+    results.append(result_of(beyond, 0.9, diverged=True))
+    others = missing()
+    assert [(run.augmentation, run.lr) for run in others] == [("flip", 2e-3), ("mosaic", 2e-3)]
+    assert "then at least 15 minutes more" in describe([Search("shapes", candidate, results)])
+    results += [result_of(run, ap) for run, ap in zip(others, (0.1, 0.4))]
+    (report,) = missing()
+    assert (report.kind, report.minutes, report.augmentation, report.lr) == (
+        "report", 15, "mosaic", 2e-3,
+    )
+    results.append(result_of(report, 0.45))
+    assert missing() == []
+    assert describe([Search("shapes", candidate, results)]) == "all runs are done"
+    # A published recipe has no trials.
+    (alone,) = Search("person", CANDIDATES["e2emf_96m_paper_3h"], []).missing()
+    assert (alone.kind, alone.minutes, alone.lr) == ("report", 180, 1e-4)
+
+
+def test_missing_runs_are_worked_off_until_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "results.jsonl"
+    runs = [replace(FAST, seed=seed, minutes=2.0) for seed in range(3)]
+    clock = [0.0]
+    monkeypatch.setattr(learning_runs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(DataFolders, "places", lambda self, task: Places("a", "b"))
+
+    def trained(run: Run, *_: Any) -> Result:
+        clock[0] += 150
+        if run.seed == 2 and not cut:
+            cut.append(run)
+            raise RuntimeError("the training was cut")
+        return result_of(run, 0.1)
+
+    cut: list[Run] = []
+    monkeypatch.setattr(learning_runs, "execute", trained)
+    said: list[str] = []
+
+    def session(minutes: float) -> int:
+        def next_run() -> Run | None:
+            done = known(read_results(file))
+            return next((run for run in runs if find(run, done) is None), None)
+
+        folders = DataFolders(tmp_path, tmp_path, tmp_path)
+        return work_off(next_run, folders, file, ROOT, minutes / 60, say=said.append)
+
+    assert session(5.5) == 2
+    assert "too few for" in said[-1] and len(read_results(file)) == 2
+    # A cut run leaves no line and is repeated.
+    with pytest.raises(RuntimeError, match="was cut"):
+        session(10)
+    assert len(read_results(file)) == 2
+    assert session(10) == 1 and said[-1] == "all runs are done"
+    assert [result.seed for result in read_results(file)] == [0, 1, 2]
+
+
+def made_up() -> list[Result]:
+    results = []
+    for index, name in enumerate(["e2emf_96m_fast", *PEERS]):
+        for seed in (0, 1) if index == 0 else (0,):
+            run = Run("report", "person", name, CANDIDATES[name].config, 1e-3, seed=seed, minutes=30)
+            results.append(result_of(run, 0.05 - 0.01 * index + 0.002 * seed))
+    return results
+
+
+def test_the_table_has_the_best_first_and_the_spread() -> None:
+    results = made_up()
+    text = table(results)
+    assert "coco_mini, person" in text and "embedded set" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[2].startswith("| E2E-MF-96M, fast recipe | 0.041 (0.040-0.042) |")
+    assert len(lines) == 2 + 1 + len(PEERS)
+    # The last result of a model and seed counts.
+    results.append(replace(results[0], ap=0.2))
+    assert rows(results, "person")[0][0].ap == 0.2
+    assert table([]) == "There is no reported run yet: see the plan."
+
+
+def test_the_picture_is_drawn_from_the_results(tmp_path: Path) -> None:
+    out = plot(made_up(), "person", tmp_path / "new" / "person.png")
+    assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 20_000
+    with pytest.raises(ValueError, match="no reported run of shapes"):
+        plot(made_up(), "shapes", tmp_path / "no.png")
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_measured_and_reported(places: Places, tmp_path: Path) -> None:
+    run = replace(FAST, kind="report", minutes=0.03, processes=1, augmentation="mosaic")
+    result = execute(run, places, ROOT, tmp_path)
+    assert result.iterations >= 1 and result.config_hash == config_hash(run)
+    assert result.curve[-1][0] >= 0.03 and 0 <= result.select_ap <= result.select_ap50 <= 1
+    assert result.ap is not None and result.ap50 is not None
+    assert len(result.commit.rstrip("+")) in (7, 12)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "config.py").is_file() and not list(folder.rglob("*.pth"))
+    # A training that fails is no result.
+    with pytest.raises(RuntimeError, match="the training failed, see"):
+        execute(run, Places(str(tmp_path / "nowhere"), places.split), ROOT, tmp_path)
