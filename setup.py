@@ -59,7 +59,22 @@ setup(
         'numpy',  # arrays of images, boxes and checkpoints' numbers
         'safetensors>=0.4',  # weights in files that cannot hold code: half a megabyte, needs nothing else
     ],
+    entry_points={'console_scripts': ['mobileformer-detect = mmdet_mobileformer.runtime.command:main']},
     extras_require={
+        'runtime': [  # to detect without torch and mm*: mmdet_mobileformer.runtime, mobileformer-detect
+            'onnxruntime>=1.20',  # runs the exported file (or openvino, which is not listed: one is enough)
+            'opencv-python-headless>=4.9',  # reads, resizes and draws as mmdet does; without libGL
+        ],
+        'deploy': [  # to export and to quantise
+            'onnx>=1.17',  # writes the file and its metadata
+            'onnxscript>=0.5',  # torch's exporter is written with it
+            'onnxruntime>=1.20',  # compares the file with PyTorch, quantises it
+            'sympy',  # shapes in onnxruntime's quantisation; torch needs it too
+            'openvino>=2025.0',  # the second format, and the second engine
+        ],
+        'eval': ['faster-coco-eval>=1.6'],  # COCO evaluation in C++: FastCocoMetric
+        'bench': ['psutil>=5.9'],  # memory of the benchmark's and the soak test's processes
+        'tensorboard': ['tensorboard>=2.15'],  # mmengine's TensorboardVisBackend
         'test': TEST,  # to run the tests of an installed package
         'dev': [
             *TEST,

@@ -38,12 +38,14 @@ case $STACK in
 esac
 # What the package itself needs; it is installed without its dependencies.
 OWN=('safetensors==0.8.*')
+# Optional in use, each tested: export and engines, a faster evaluation, TensorBoard.
+OPTIONAL=('onnx==1.23.*' 'onnxscript==0.7.*' 'onnxruntime==1.32.*' 'openvino==2026.4.*' 'faster-coco-eval==1.8.*' 'tensorboard==2.21.*')
 DEV_TOOLS=('pytest==9.2.*' 'pytest-xdist==3.8.*' 'hypothesis==6.170.*' 'ruff==0.17.*' 'mypy==2.4.*')
 # What mm* ask for without a version. Not applied beside a torch of the user's own, which has its own needs (numpy).
 CONSTRAINTS=('numpy==2.4.6' 'opencv-python==5.0.0.93' 'pycocotools==2.0.11' 'scipy==1.17.1' 'matplotlib==3.11.2'
   'shapely==2.2.0' 'yapf==0.43.0')
 # Everything but torch, of which any release from 2.0 is accepted.
-PINS=("${BUILD_TOOLS[@]}" "$MMENGINE" "$MMCV" "$MMDET" "${OWN[@]}" "${DEV_TOOLS[@]}")
+PINS=("${BUILD_TOOLS[@]}" "$MMENGINE" "$MMCV" "$MMDET" "${OWN[@]}" "${OPTIONAL[@]}" "${DEV_TOOLS[@]}")
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/$VENV_NAME
@@ -312,7 +314,7 @@ install_all() {
   mapfile -t group < <(unmet "${BUILD_TOOLS[@]}" "$MMENGINE")
   ((${#group[@]} == 0)) || pip_install "installing the build tools" "${constraints[@]}" "${group[@]}"
   install_mmcv
-  mapfile -t group < <(unmet "$MMDET" "${OWN[@]}" "${DEV_TOOLS[@]}")
+  mapfile -t group < <(unmet "$MMDET" "${OWN[@]}" "${OPTIONAL[@]}" "${DEV_TOOLS[@]}")
   if ((${#group[@]} > 0)); then
     say "installing ${group[*]}"
     pip_install "installing the rest" "${constraints[@]}" "${group[@]}"
