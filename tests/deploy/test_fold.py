@@ -211,14 +211,16 @@ def test_without_a_compiler_torch_computes(monkeypatch: pytest.MonkeyPatch) -> N
         assert "torch's operators are used" in str(why_no_kernels.__wrapped__())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernels", WAYS)
-def test_torch_compile_takes_it_whole(kernels: bool) -> None:
-    model = trained(MobileFormer("26m"))
-    folded = deploy(model, kernels)
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_torch_compile_takes_it_whole(backend: str, kernels: bool) -> None:
+    """Without graph breaks; aot_eager traces everything and generates no code."""
+    folded = deploy(trained(MobileFormer("26m", out_indices=(0, 1))), kernels)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = folded(x)
-        found = torch.compile(folded, fullgraph=True)(x)
+        found = torch.compile(folded, fullgraph=True, backend=backend)(x)
     for ours, theirs in zip(found, expected):
         torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
