@@ -14,8 +14,8 @@ from ..runtime.engine import Engine
 from ..runtime.metadata import ModelInfo
 
 #: Largest differences that rounding explains. Scores are 0 to 1, boxes shares of the picture's sides.
-SCORE_TOLERANCE = 1e-3
-BOX_TOLERANCE = 1e-3
+SCORE_TOLERANCE = 1e-4
+BOX_TOLERANCE = 2e-5
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def test_the_same() -> None:
 
 
 def test_rounding_is_measured() -> None:
-    score, box, missing = match(detections(), changed(box=(0, [10.05, 10, 50, 60])), SIDE)
-    assert (score, missing) == (0.0, 0) and box == pytest.approx(0.05, abs=1e-5)
+    score, box, missing = match(detections(), changed(box=(0, [10.002, 10, 50, 60])), SIDE)
+    assert (score, missing) == (0.0, 0) and box == pytest.approx(0.002, abs=1e-5)
 
 
 def test_neighbours_may_swap() -> None:
