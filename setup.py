@@ -72,6 +72,7 @@ setup(
             'sympy',  # shapes in onnxruntime's quantisation; torch needs it too
             'openvino>=2025.0',  # the second format, and the second engine
         ],
+        'fast': ['ninja>=1.11'],  # builds the compiled kernels of `deploy()`, with g++
         'eval': ['faster-coco-eval>=1.6'],  # COCO evaluation in C++: FastCocoMetric
         'bench': ['psutil>=5.9'],  # memory of the benchmark's and the soak test's processes
         'tensorboard': ['tensorboard>=2.15'],  # mmengine's TensorboardVisBackend
