@@ -20,7 +20,8 @@ from mmdet_mobileformer.data.doctor.examine import (  # noqa: E402
 )
 from mmdet_mobileformer.data.doctor.sets import sets_of_config  # noqa: E402
 
-SHARED = Path("/work/shared/data/coco_mini")
+#: Beside the checkout where CI runs.
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_mini"
 
 
 @pytest.fixture
