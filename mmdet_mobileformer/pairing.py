@@ -58,7 +58,8 @@ def _detectors(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _readers(detector: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What reads the backbone's features: all necks, and the head where there is no neck."""
     for key, part in detector.items():
-        if not str(key).endswith("neck"):
+        # A teacher's neck (LAD) reads the teacher's own backbone.
+        if not str(key).endswith("neck") or str(key).startswith("teacher"):
             continue
         # Of several necks in a row the first one reads the backbone.
         first = part[0] if isinstance(part, (list, tuple)) and part else part

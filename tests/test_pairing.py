@@ -79,3 +79,7 @@ def test_wrapped_detectors_are_looked_at() -> None:
 def test_other_backbones_are_none_of_its_business() -> None:
     model = dict(backbone=dict(type="ResNet", depth=50), neck=dict(type="FPN", in_channels=[1, 2]))
     check_pairing(dict(model=model))
+
+
+def test_a_teacher_s_neck_reads_the_teacher_s_backbone() -> None:
+    check_pairing(detector(neck=FPN_96M, teacher_neck=dict(type="FPN", in_channels=[256, 512])))
