@@ -155,7 +155,13 @@ def _check_training_state(checkpoint: dict[str, Any], reference: str) -> None:
     absent = [key for key, part in parts.items() if not isinstance(part, dict)]
     meta, hub = parts["meta"], parts["message_hub"]
     if isinstance(meta, dict):
-        absent += [f"meta.{key}" for key in ("epoch", "iter") if not isinstance(meta.get(key), int)]
+        counts = {key: meta.get(key) for key in ("epoch", "iter")}
+        # Far more than any training: torch's generators take no larger seeds either.
+        absent += [
+            f"meta.{key}"
+            for key, count in counts.items()
+            if not isinstance(count, int) or not 0 <= count < 2**31
+        ]
     if isinstance(hub, dict):
         keys = ("log_scalars", "runtime_info", "resumed_keys")
         absent += [f"message_hub.{key}" for key in keys if not isinstance(hub.get(key), dict)]

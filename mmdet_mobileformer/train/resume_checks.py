@@ -30,6 +30,9 @@ def check_record(record: Any) -> None:
     wrong = [k for k, kind in kinds.items() if k not in known or not isinstance(known[k], kind)]
     if "data" not in wrong:
         wrong += [f"data.{key}" for key in DATA if key not in known["data"]]
+    # torch's generators take no larger seeds.
+    if "sampler_seed" not in wrong and not 0 <= (known["sampler_seed"] or 0) < 2**32:
+        wrong.append("sampler_seed")
     if wrong or known["position"] < 0:
         raise ValueError(
             f"the checkpoint's record of the run is damaged ({KEY}: {', '.join(wrong) or 'position'}): "
