@@ -29,6 +29,7 @@ def test_the_graph_finds_what_the_detector_finds(
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG + more)
     detector = build(config)
+    detector.bbox_head.fc_reg.weight.data *= 2  # boxes further apart
     images = drawn_images(2, 45, 70)
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     if not normalize:
