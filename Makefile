@@ -27,14 +27,15 @@ demo: setup ## draw the embedded data set, train a small E2E-MF on it, score it 
 demo-short: setup ## the same with six minutes of training, which is what CI has time for
 	$(VPY) tools/demo.py --least-ap 0.02 --cfg-options train_cfg.minutes=6
 
+# Tests run side by side, a file in one process: what a file's tests share, such as the blocks of a page, is made once.
 test: setup ## the test suite (10 minutes at most)
-	$(VPY) -m pytest -n auto -m 'not slow and not distributed'
+	$(VPY) -m pytest -n auto --dist loadfile -m 'not slow and not distributed'
 
 test-short: setup ## the part of the test suite that depends on the stack
-	$(VPY) -m pytest -n auto -m 'not slow and not distributed' $(SHORT)
+	$(VPY) -m pytest -n auto --dist loadfile -m 'not slow and not distributed' $(SHORT)
 
 test-slow: setup ## the tests marked slow
-	$(VPY) -m pytest -n auto -m 'slow and not distributed'
+	$(VPY) -m pytest -n auto --dist loadfile -m 'slow and not distributed'
 
 test-distributed: setup ## the tests that start several processes
 	$(VPY) -m pytest -m distributed

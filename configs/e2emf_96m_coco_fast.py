@@ -2,53 +2,32 @@
 # is the paper's at the same size. Inference is E2EMF's: 100 queries, no NMS, no parameter more. What stands
 # here for training only (denoising queries, the dense head) is taken off by tools/model_converters/publish_model.py.
 # Each part can be switched off alone, and is measured so: tools/benchmarks/ablation.py. Not trained on COCO by us.
-_base_ = 'e2emf_96m_coco.py'
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/coco_edge.py',
+    '_base_/e2emf_edge_auxiliary.py',
+    '_base_/schedule_300e.py',
+]
+
+# As in e2emf_96m_coco.py, and sync_bn below.
+pretrained = None
 
 model = dict(
-    type='E2EMFWithAuxiliary',
+    backbone=dict(arch='96m'),
     bbox_head=dict(
-        # Queries that start from noisy ground truth and know their object (DN-DETR), in training.
-        type='E2EMFTrainingHead',
-        denoising=dict(
-            label_noise_scale=0.5,
-            box_noise_scale=1.0,
-            group_cfg=dict(dynamic=True, num_dn_queries=40)),
-        # Every query starts from a box, which each block refines. Eight heads look at its middle, its
-        # four edges and around it; the weights are as many as with four.
+        arch='96m',
+        # Every query starts from a box, which each block refines. The eight heads look at its middle,
+        # its four edges and around it.
         reference_boxes='pyramid',
-        num_heads=8,
-        # Short trainings from scratch do not overfit.
-        dropout=0.0,
         # The score learns the IoU of its box.
         loss_cls=dict(_delete_=True, type='VarifocalQualityLoss', loss_weight=2.0)),
-    # A dense head on the same features teaches the backbone at every position, in training.
     aux_weight=2.0,
-    aux_neck=dict(type='MobileFormerFPN', arch='96m', out_channels=64, num_outs=3),
-    aux_head=dict(
-        type='FCOSHead',
-        num_classes=80,
-        in_channels=64,
-        feat_channels=64,
-        stacked_convs=1,
-        strides=(8, 16, 32),
-        regress_ranges=((-1, 64), (64, 128), (128, 1e8)),
-        center_sampling=True,
-        norm_on_bbox=True,
-        centerness_on_reg=True,
-        loss_cls=dict(
-            type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type='GIoULoss', loss_weight=1.0),
-        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)),
-    train_cfg=dict(
-        assigner=dict(
-            match_costs=[
-                dict(type='FocalLossCost', weight=2.0),
-                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
-                dict(type='IoUCost', iou_mode='giou', weight=2.0),
-            ])))
+    aux_neck=dict(arch='96m'),
+    aux_head=dict(num_classes=80, regress_ranges=((-1, 64), (64, 128), (128, 1e8))))
+
+sync_bn = 'torch'
 
 optim_wrapper = dict(
-    constructor='MergedOptimWrapperConstructor',
     optimizer=dict(lr=1e-3),
     # No decay of what is no matrix: norms, biases, tokens, the table of queries.
     paramwise_cfg=dict(

@@ -11,8 +11,11 @@ import warnings
 from contextlib import suppress
 from typing import Any
 
+from .kernel_caches import bound_kernel_caches
 from .version import __version__
 
+# Before the first convolution of the process.
+bound_kernel_caches()
 _missing: object = None
 try:
     from mmengine.registry import MODELS

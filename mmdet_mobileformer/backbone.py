@@ -227,7 +227,7 @@ class MobileFormer(BaseModule):
         """As :meth:`forward`, with the tokens (N, T, d) after the last block beside the maps."""
         self._check_input(x, mask)
         tokens = self.tokens.unsqueeze(0).expand(x.shape[0], -1, -1)
-        x = F.relu6(self.stem(x, mask))
+        x = F.relu6(self.stem(x, mask), inplace=True)
         mask = stride2_mask(mask)
         outs = []
         for index, block in enumerate(self.blocks):

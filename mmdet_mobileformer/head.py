@@ -160,7 +160,9 @@ class E2EMFHead(DETRHead):
             ]
             self.scales.append(HeadScale(channels[index], embed_dims, blocks, coarsest=index == 0))
         self.closing = (
-            MobileToFormer(embed_dims, embed_dims, num_heads, dropout) if closing else None
+            MobileToFormer(embed_dims, embed_dims, num_heads, dropout, with_logits=False)
+            if closing
+            else None
         )
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from mmdet.models.layers import DetrTransformerEncoderLayer
 from torch import Tensor, nn
 
 from .archs import BlockSpec
-from .layers import Former, FormerToMobile, LiteBottleneck, MobileToFormer, zero_padding
+from .layers import Dropout, Former, FormerToMobile, LiteBottleneck, MobileToFormer, zero_padding
 
 
 class TransformerSide(DetrTransformerEncoderLayer):
@@ -29,16 +30,49 @@ class TransformerSide(DetrTransformerEncoderLayer):
                 embed_dims=embed_dims, feedforward_channels=ffn_dims, num_fcs=2, ffn_drop=dropout
             ),
         )
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, Dropout(child.p))
+        self.weight_drop = Dropout(dropout)
+        # A ReLU and a dropout give the same in either order; with the ReLU last, and in place, the
+        # backward pass needs one map instead of two.
+        hidden = self.ffn.layers[0]
+        hidden[1], hidden[2] = hidden[2], hidden[1]
 
     def forward(self, x: Tensor, mask: Tensor | None, pos: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W); ``pos`` (N or 1, C, H, W) goes to queries and keys."""
-        sequence = super().forward(
-            query=x.flatten(2).transpose(1, 2),
-            query_pos=pos.flatten(2).transpose(1, 2),
-            key_padding_mask=None if mask is None else mask.flatten(1),
-        )
+        sequence = x.flatten(2).transpose(1, 2)
+        attended = self._attend(sequence, sequence + pos.flatten(2).transpose(1, 2), mask)
+        sequence = self.norms[0](sequence + self.self_attn.dropout_layer(attended))
+        sequence = self.norms[1](self.ffn(sequence))
         out: Tensor = sequence.transpose(1, 2).unflatten(2, x.shape[-2:])
         return out
+
+    def _attend(self, value: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """Self-attention with the weights of mmdet's layer, (N, L, C) to (N, L, C).
+
+        torch's MultiheadAttention would also average the heads' weights, which nothing reads.
+        """
+        layer = self.self_attn.attn
+        channels, heads = value.shape[-1], layer.num_heads
+        weight, bias = layer.in_proj_weight, layer.in_proj_bias
+        read = F.linear(key, weight[: 2 * channels], bias[: 2 * channels])
+        values = F.linear(value, weight[2 * channels :], bias[2 * channels :])
+        query, key, value = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part in (*read.chunk(2, dim=-1), values)
+        )
+        valid = None if mask is None else ~mask.flatten(1)[:, None, None]
+        if self.training and self.weight_drop.p > 0:
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            if valid is not None:
+                scores = scores.masked_fill(~valid, float("-inf"))
+            attended = self.weight_drop(scores.softmax(dim=-1)) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
+        result: Tensor = layer.out_proj(attended.transpose(1, 2).flatten(2))
+        return result
 
 
 class LiteSide(LiteBottleneck):
@@ -51,7 +85,7 @@ class LiteSide(LiteBottleneck):
 
     def __init__(self, embed_dims: int, expansion: int) -> None:
         super().__init__(
-            embed_dims, BlockSpec("lite", (expansion,), embed_dims, 1), activation=F.relu
+            embed_dims, BlockSpec("lite", (expansion,), embed_dims, 1), top=math.inf
         )
 
     def forward(self, x: Tensor, mask: Tensor | None, pos: Tensor) -> Tensor:  # type: ignore[override]
@@ -81,7 +115,9 @@ class E2EMFBlock(nn.Module):
         adaptive: bool,
     ) -> None:
         super().__init__()
-        self.mobile_to_former = MobileToFormer(embed_dims, embed_dims, num_heads, dropout)
+        self.mobile_to_former = MobileToFormer(
+            embed_dims, embed_dims, num_heads, dropout, with_logits=False
+        )
         self.former = Former(embed_dims, num_heads, ffn_dims, dropout)
         self.mobile = side
         self.former_to_mobile = (

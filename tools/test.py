@@ -76,6 +76,7 @@ def main() -> None:
             if args.out is not None:
                 runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
             runner.test()
+            del runner  # it holds the process group
     finally:
         close_launcher()
 

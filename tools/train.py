@@ -83,19 +83,29 @@ def main() -> None:
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     import mmdet_mobileformer  # noqa: F401  (registers the modules)
+    from mmdet_mobileformer.kernel_caches import TRAINING_ENTRIES, bound_kernel_caches
+    from mmdet_mobileformer.kernels import use_kernels_on_cpu
     from mmdet_mobileformer.train.build import build_runner, train_config
     from mmdet_mobileformer.train.errors import one_sentence_errors
     from mmdet_mobileformer.train.guards import check_start
+    from mmdet_mobileformer.train.hooks import BoundHistoryHook, ReleaseMemoryHook
     from mmdet_mobileformer.train.launch import close_launcher
-    from mmdet_mobileformer.train.memory import keep_freed_memory
+    from mmdet_mobileformer.train.memory import keep_freed_memory, use_huge_pages
 
     setup_cache_size_limit_of_dynamo()
-    keep_freed_memory()
+    bound_kernel_caches(TRAINING_ENTRIES)
+    use_huge_pages()
+    kept = keep_freed_memory()
+    use_kernels_on_cpu()
     try:
         with one_sentence_errors():
             runner = build_runner(train_config(args))
+            runner.register_hook(BoundHistoryHook())
+            if kept:
+                runner.register_hook(ReleaseMemoryHook())
             check_start(runner)
             runner.train()
+            del runner  # it holds the process group
     finally:
         close_launcher()
 

@@ -10,7 +10,9 @@ param_scheduler = [
 
 # The paper's optimizer is not known: this is the choice of later RetinaNets on light backbones.
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
+    type='OptimWrapper',
+    constructor='MergedOptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
 # ImageNet weights of the backbone learn as fast as the rest, as is usual for RetinaNet; DETR's
 # tenth is the default of `pretrained`.
 pretrained_lr_mult = 1.0

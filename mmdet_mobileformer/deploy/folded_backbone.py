@@ -149,10 +149,11 @@ class FoldedMobileFormer(nn.Module):
         """As :meth:`MobileFormer.forward`; the maps are channels last in memory."""
         check_input(x, mask)
         x = zero_padding(x, mask)
-        batch = len(x)
+        # In a trace len() would be a constant, and ONNX rounds negative quotients towards zero.
+        batch = x.shape[0]
         tokens = self.tokens.expand(batch, -1, -1)
         mask = halved(mask)
-        grid = (-(-x.shape[2] // 2), -(-x.shape[3] // 2))
+        grid = ((x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2)
         inner_mask = mask
         if self.start.stride == 2:
             mask = halved(mask)

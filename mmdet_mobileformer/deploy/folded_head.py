@@ -35,7 +35,8 @@ class FoldedTransformer(nn.Module):
     def __init__(self, side: TransformerSide, compiled: bool) -> None:
         super().__init__()
         attention: Any = side.self_attn.attn
-        dims, self.num_heads = attention.embed_dim, attention.num_heads
+        self.dims, self.num_heads = attention.embed_dim, attention.num_heads
+        dims = self.dims
         weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
         scale = weight.new_ones(2 * dims)
         scale[:dims] = (dims // self.num_heads) ** -0.5
@@ -52,10 +53,10 @@ class FoldedTransformer(nn.Module):
 
     def forward(self, x: Tensor, cells: Cells) -> Tensor:
         """Map (N, H, W, C) to map."""
-        height, width, channels = x.shape[1:]
+        height, width = x.shape[1:3]
         flat = x.flatten(1, 2)
         position = position_of(cells, height, width)
-        parts = (*self.located(flat + position).split(channels, dim=-1), self.value(flat))
+        parts = (*self.located(flat + position).split(self.dims, dim=-1), self.value(flat))
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts
         )
@@ -205,10 +206,12 @@ class FoldedHead(nn.Module):
     def forward(self, feats: Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`E2EMFHead.forward`, with the last prediction alone: K is 1."""
         maps = [feat.permute(0, 2, 3, 1) for feat in reversed(feats)]
-        position = self.query_table.expand(len(maps[0]), -1, -1)
+        # In a trace len() would be a constant.
+        batch = maps[0].shape[0]
+        position = self.query_table.expand(batch, -1, -1)
         queries = Queries(
             torch.zeros_like(position), position,
-            self.grid.expand(len(maps[0]), -1, -1) if self.reference_boxes else None,
+            self.grid.expand(batch, -1, -1) if self.reference_boxes else None,
         )
         questions = iter(self.questions)
         x: Tensor | None = None
@@ -272,19 +275,19 @@ class FoldedHead(nn.Module):
         """Sine embeddings of rows and columns: as mmdet's, in the valid part of each image."""
         height, width = feature.shape[1:3]
         if mask is None:
-            extents = feature.new_tensor([[height, width]])
-        else:
-            valid = ~mask
-            extents = torch.stack((valid[:, :, 0].sum(1), valid[:, 0].sum(1)), dim=1).to(feature.dtype)
-        rows = self._sine(height, extents[:, 0])
-        return Cells(mask, rows, self._sine(width, extents[:, 1]))
+            return Cells(None, self._sine(height, feature), self._sine(width, feature))
+        valid = ~mask
+        rows = self._sine(height, feature, valid[:, :, 0].sum(1))
+        return Cells(mask, rows, self._sine(width, feature, valid[:, 0].sum(1)))
 
-    def _sine(self, count: int, extent: Tensor) -> Tensor:
-        """(N, count, C / 2) for ``count`` cells of which ``extent`` (N,) are valid."""
+    def _sine(self, count: int, like: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(N or 1, count, C / 2) for ``count`` cells of which ``extent`` (N,), or all, are valid."""
         encoding = self.encoding
-        place = torch.arange(1, count + 1, device=extent.device, dtype=extent.dtype)
-        place = place / (extent[:, None] + encoding.eps) * encoding.scale
-        index = torch.arange(encoding.num_feats, device=extent.device, dtype=extent.dtype)
+        place = torch.arange(1, count + 1, device=like.device, dtype=like.dtype)
+        # All of them by the last place: a tensor of the number would be a constant in a trace.
+        last = place[-1:] if extent is None else extent.to(like.dtype)
+        place = place / (last[:, None] + encoding.eps) * encoding.scale
+        index = torch.arange(encoding.num_feats, device=like.device, dtype=like.dtype)
         wave = encoding.temperature ** (2 * (index // 2) / encoding.num_feats)
         angle = place[:, :, None] / wave
         parts = torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1)

@@ -8,8 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backbone import MobileFormer
+from ..detector import E2EMF
 from ..head import E2EMFHead
 from .exact import ExactOperators
+from .fold import deploy
 
 
 class DetectorGraph(nn.Module):
@@ -20,6 +23,8 @@ class DetectorGraph(nn.Module):
     Args:
         detector: A detector of mmdet with an :class:`E2EMFHead`.
         normalize: Whether mean and standard deviation are applied here.
+        fold: Whether an E2EMF on a MobileFormer is folded by
+            :func:`~mmdet_mobileformer.deploy.fold.deploy`, for torch's operators.
 
     Raises:
         ValueError: If the detector has another head, or pads its images.
@@ -28,7 +33,7 @@ class DetectorGraph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, detector: Any, normalize: bool = True) -> None:
+    def __init__(self, detector: Any, normalize: bool = True, fold: bool = False) -> None:
         super().__init__()
         head = getattr(detector, "bbox_head", None)
         if not isinstance(head, E2EMFHead):
@@ -36,8 +41,11 @@ class DetectorGraph(nn.Module):
                 f"{type(detector).__name__} with {type(head).__name__} is not exported: only "
                 "detectors with an E2EMFHead are; mmdeploy takes many of mmdet's own"
             )
-        self.backbone, self.head = detector.backbone, head
-        self.neck = detector.neck if detector.with_neck else None
+        folded = detector
+        if fold and isinstance(detector, E2EMF) and isinstance(detector.backbone, MobileFormer):
+            folded = deploy(detector, kernels=False)
+        self.backbone, self.head = folded.backbone, folded.bbox_head
+        self.neck = folded.neck if folded.with_neck else None
         preprocessor = detector.data_preprocessor
         if preprocessor.pad_size_divisor != 1:
             raise ValueError(

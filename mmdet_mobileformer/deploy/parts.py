@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..kernels import LANES, pack_depthwise, pack_matrix, padded
 from ..kernels.packing import pack_vector
 from ..layers import token_mixture
+from .operators import activate, dynamic_relu, gather, mean_scores, read
 
 #: Activations as the kernels number them.
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "dynamic": 3}
@@ -100,7 +101,7 @@ class FoldedLinear(nn.Module):
             return torch.ops.mobileformer.linear(
                 x.contiguous(), self.weight, self.bias, self.out_channels, kind
             )
-        return _activate(F.linear(x, self.weight, self.bias), self.activation)
+        return activate(F.linear(x, self.weight, self.bias), self.activation)
 
 
 @dataclass
@@ -238,24 +239,31 @@ class FoldedMobile(nn.Module):
             ).permute(0, 2, 3, 1)
         elif self.source == "expand":
             x = F.linear(x, cast(Tensor, self.first), self.first_bias)
-            x = _activate(x, "dynamic", slopes[0], mixture)
+            x = dynamic_relu(x, slopes[0], mixture)
         if mask is not None:
             x = x.masked_fill(mask.unsqueeze(-1), 0.0)
-        # One convolution per filter: torch has no fast one for several filters per channel.
+        y = None
+        if self.residual != "none":
+            y = x if self.residual == "source" else cast(Tensor, residual)
         rows = x.permute(0, 3, 1, 2)
-        biases = cast(Tensor, self.depthwise_bias).unbind()
-        y = torch.cat(
-            [
-                F.conv2d(rows, taps.unsqueeze(1), bias, self.stride, 1, 1, self.channels)
-                for taps, bias in zip(self.depthwise.unbind(), biases)
-            ],
-            dim=1,
-        ).permute(0, 2, 3, 1)
-        y = _activate(y, self.activation, slopes[1], mixture)
-        y = F.linear(y, self.pointwise, self.pointwise_bias)
-        if self.residual == "none":
-            return y
-        return y + (x if self.residual == "source" else cast(Tensor, residual))
+        for index, weight in enumerate(self.pointwise.split(self.channels, dim=1)):
+            own = slice(index * self.channels, (index + 1) * self.channels)
+            # Engines fuse a convolution with the activation that follows it at once.
+            part = activate(self._filtered(rows, index), self.activation).permute(0, 2, 3, 1)
+            if slopes[1] is not None:
+                part = dynamic_relu(part, slopes[1][..., own], mixture)
+            part = F.linear(part, weight, self.pointwise_bias if index == 0 else None)
+            y = part if y is None else y + part
+        return cast(Tensor, y)
+
+    def _filtered(self, rows: Tensor, index: int) -> Tensor:
+        """One filter of each channel: (N, C, H, W) to (N, C, H', W').
+
+        Filter by filter: no engine has a fast convolution for several filters per channel, and a map
+        of all their channels would be put together and taken apart again.
+        """
+        taps, bias = self.depthwise[index].unsqueeze(1), cast(Tensor, self.depthwise_bias)[index]
+        return F.conv2d(rows, taps, bias, self.stride, 1, 1, self.channels)
 
 
 class FoldedSlopes(nn.Module):
@@ -293,7 +301,8 @@ def mixture_of(
 ) -> Tensor:
     """Shares of the tokens (N, H'*W', T) from mean scores (N, H*W, T); see ``token_mixture``."""
     height, width = grid
-    out = (-(-height // stride), -(-width // stride))
+    # Not -(-height // stride): ONNX rounds towards zero.
+    out = ((height + stride - 1) // stride, (width + stride - 1) // stride)
     if compiled:
         return torch.ops.mobileformer.token_mixture(mean, height, width, *out, mask)
     scores = mean.transpose(1, 2).unflatten(2, grid).unsqueeze(1)
@@ -304,7 +313,7 @@ def position_of(cells: Cells, height: int, width: int) -> Tensor | float:
     """Sine embedding (N or 1, H*W, C) of a map's cells; 0 without."""
     if cells.rows is None or cells.columns is None:
         return 0.0
-    batch = len(cells.rows)
+    batch = cells.rows.shape[0]
     rows = cells.rows.unsqueeze(2).expand(batch, height, width, -1)
     columns = cells.columns.unsqueeze(1).expand(batch, height, width, -1)
     return torch.cat((rows, columns), dim=3).flatten(1, 2)
@@ -330,19 +339,14 @@ def bridge(
     flat = x.flatten(1, 2)
     pos = position_of(cells, height, width)
     if reading is not None:
-        scores = _heads(flat + pos, heads) @ _heads(reading.keys, heads).transpose(-1, -2)
-        update = scores.softmax(dim=-1) @ _heads(reading.values, heads)
-        flat = flat + update.transpose(1, 2).flatten(2)
-    attended = mean = flat
-    if asking is not None:
-        scores = _heads(asking.queries, heads) @ _heads(flat + pos, heads).transpose(-1, -2)
-        if asking.mean:
-            mean = scores.mean(dim=1).transpose(1, 2)
-        if asking.looks is not None and asking.places is not None:
-            scores = scores + asking.looks @ asking.places.transpose(1, 2).unsqueeze(1)
-        if cells.mask is not None:
-            scores = scores.masked_fill(cells.mask.flatten(1)[:, None, None], float("-inf"))
-        attended = (scores.softmax(dim=-1) @ _heads(flat, heads)).transpose(1, 2).flatten(2)
+        flat = flat + read(flat, flat + pos, heads, reading.keys, reading.values)
+    if asking is None:
+        return Bridged(flat.unflatten(1, (height, width)), flat, flat)
+    looks = None
+    if asking.looks is not None and asking.places is not None:
+        looks = asking.looks @ asking.places.transpose(1, 2).unsqueeze(1)
+    attended = gather(flat, flat + pos, heads, asking.queries, looks, cells.mask)
+    mean = mean_scores(flat + pos, heads, asking.queries) if asking.mean else flat
     return Bridged(flat.unflatten(1, (height, width)), attended, mean)
 
 
@@ -360,26 +364,3 @@ def _bridge_arguments(
         cells.columns,
         asking is not None and asking.mean,
     )
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """(N, L, C) to (N, heads, L, C / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _activate(
-    x: Tensor, kind: str, table: Tensor | None = None, mixture: Tensor | None = None
-) -> Tensor:
-    """The activation of a map (N, H, W, C); ``table`` and ``mixture`` are the dynamic ReLU's."""
-    if kind == "relu6":
-        return F.relu6(x)
-    if kind == "relu":
-        return F.relu(x)
-    if table is None:
-        return x
-    grid = (1, 1)
-    if mixture is not None:
-        table = (mixture @ table.flatten(2)).unflatten(-1, (2, -1))
-        grid = (x.shape[1], x.shape[2])
-    first, second = table.unflatten(1, grid).unbind(dim=3)
-    return torch.maximum(first * x, second * x)

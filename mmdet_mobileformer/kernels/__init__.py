@@ -1,6 +1,6 @@
-"""Compiled kernels of the folded model on CPUs; see mmdet_mobileformer/deploy."""
+"""Compiled kernels on CPUs: of the folded model (deploy/) and of training (layers/fused.py)."""
 
-from .build import kernels_available, kernels_loaded, why_no_kernels
+from .build import kernels_available, kernels_loaded, use_kernels_on_cpu, why_no_kernels
 from .packing import LANES, pack_depthwise, pack_matrix, padded
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "pack_depthwise",
     "pack_matrix",
     "padded",
+    "use_kernels_on_cpu",
     "why_no_kernels",
 ]

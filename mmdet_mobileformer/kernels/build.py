@@ -1,8 +1,8 @@
 """Builds the compiled kernels once per machine, and says why where that fails.
 
-torch's own extension mechanism compiles ops.cpp for the processor at hand (twenty to forty seconds,
-then cached under torch's extension folder). Without a compiler nothing is lost but speed: the folded
-model then computes the same with torch's operators.
+torch's own extension mechanism compiles the sources for the processor at hand (half a minute, then
+cached under torch's extension folder). Without a compiler nothing is lost but speed: the folded
+model and training then compute the same with torch's operators.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from torch import Tensor
 SWITCH = "MMDET_MOBILEFORMER_KERNELS"
 _FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fopenmp"]
 _state = {"loaded": False}
-_SOURCES = ("gemm.h", "activation.h", "rows.h", "tokens.h", "training.h", "ops.cpp")
+_SOURCES = ("ops.cpp", "training_ops.cpp")
+_HEADERS = ("gemm.h", "activation.h", "rows.h", "tokens.h", "training.h", "depthwise.h")
 
 
 def kernels_loaded() -> bool:
@@ -37,6 +38,15 @@ def kernels_available() -> bool:
     return why_no_kernels() is None
 
 
+def use_kernels_on_cpu() -> bool:
+    """Load the kernels where there is no GPU, for a training; the first time they are built.
+
+    Returns:
+        Whether they are used.
+    """
+    return not torch.cuda.is_available() and kernels_available()
+
+
 @cache
 def why_no_kernels() -> str | None:
     """None if the kernels are loaded, else the reason in one sentence."""
@@ -47,7 +57,8 @@ def why_no_kernels() -> str | None:
     try:
         _build()
     except Exception as error:  # whatever a foreign compiler does, the plain operators remain
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        lines = str(error).splitlines() or [type(error).__name__]
+        line = next((line for line in lines if "error:" in line), lines[0])
         reason = f"the compiled kernels could not be built ({line}): torch's operators are used"
         warnings.warn(reason, RuntimeWarning, stacklevel=2)
         return reason
@@ -76,7 +87,7 @@ def _build() -> None:
     with tempfile.TemporaryDirectory(dir=root) as own:
         load(
             name=name,
-            sources=[str(folder / "ops.cpp")],
+            sources=[str(folder / name) for name in _SOURCES],
             extra_cflags=_FLAGS,
             extra_ldflags=["-fopenmp"],
             build_directory=own,
@@ -88,7 +99,7 @@ def _build() -> None:
 
 def _fingerprint(folder: Path) -> str:
     """Changes with the sources, torch and the processor: homes are shared, instructions are not."""
-    parts = [(folder / name).read_text(encoding="utf-8") for name in _SOURCES]
+    parts = [(folder / name).read_text(encoding="utf-8") for name in (*_SOURCES, *_HEADERS)]
     parts += [torch.__version__, *_FLAGS, platform.machine()]
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -132,13 +143,3 @@ def _register_shapes() -> None:
         scores: Tensor, height: Any, width: Any, out_height: Any, out_width: Any, mask: Any
     ) -> Tensor:
         return scores.new_empty(scores.shape[0], out_height * out_width, scores.shape[2])
-
-    @torch.library.register_fake("mobileformer::dynamic_relu")
-    def _(x: Tensor, table: Tensor, mixture: Tensor) -> Tensor:
-        return torch.empty_like(x)
-
-    @torch.library.register_fake("mobileformer::dynamic_relu_backward")
-    def _(
-        grad: Tensor, x: Tensor, table: Tensor, mixture: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(x), torch.empty_like(table), torch.empty_like(mixture)

@@ -1,10 +1,8 @@
-// The operators; mmdet_mobileformer/deploy/parts.py and layers/dynamic_relu.py say what they compute.
+// The operators of the folded model; mmdet_mobileformer/deploy/parts.py says what they compute.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -12,7 +10,6 @@
 #include "activation.h"
 #include "rows.h"
 #include "tokens.h"
-#include "training.h"
 
 namespace mobileformer {
 
@@ -352,49 +349,6 @@ Tensor token_mixture(const Tensor& scores, int64_t height, int64_t width, int64_
   return out;
 }
 
-Mixed mixed(const Tensor& x, const Tensor& table, const Tensor& mixture) {
-  const Mixed m{x.size(0),  x.size(1),      mixture.size(1), mixture.size(2),
-                floats(x), floats(table), floats(mixture)};
-  TORCH_CHECK(m.tokens >= 1 && m.tokens <= 6, "mobileformer: 1 to 6 tokens");
-  TORCH_CHECK(x.numel() == m.batch * m.channels * m.cells &&
-                  table.numel() == m.batch * 2 * m.channels * m.tokens,
-              "mobileformer: features, table and mixture do not fit each other");
-  return m;
-}
-
-Tensor dynamic_relu(const Tensor& x, const Tensor& table, const Tensor& mixture) {
-  const Mixed m = mixed(x, table, mixture);
-  Tensor y = at::empty_like(x);
-  float* to = y.mutable_data_ptr<float>();
-  at::parallel_for(0, m.batch * m.chunks(), 1, [&](int64_t begin, int64_t end) {
-    with_tokens(m.tokens, [&](auto tokens) {
-      constexpr int T = decltype(tokens)::value;
-      if constexpr (T > 0) mixed_forward<T>(m, begin, end, to);
-    });
-  });
-  return y;
-}
-
-std::tuple<Tensor, Tensor, Tensor> dynamic_relu_backward(const Tensor& grad, const Tensor& x,
-                                                         const Tensor& table,
-                                                         const Tensor& mixture) {
-  const Mixed m = mixed(x, table, mixture);
-  Tensor grad_x = at::empty_like(x), grad_mixture = at::empty_like(mixture);
-  // One for each thread, put together below.
-  Tensor tables = at::zeros({at::get_num_threads(), table.numel()}, table.options());
-  const float* from = floats(grad);
-  float *to = grad_x.mutable_data_ptr<float>(), *to_mixture = grad_mixture.mutable_data_ptr<float>();
-  float* to_table = tables.mutable_data_ptr<float>();
-  at::parallel_for(0, m.batch * m.chunks(), 1, [&](int64_t begin, int64_t end) {
-    float* own = to_table + at::get_thread_num() * table.numel();
-    with_tokens(m.tokens, [&](auto tokens) {
-      constexpr int T = decltype(tokens)::value;
-      if constexpr (T > 0) mixed_backward<T>(m, begin, end, from, to, own, to_mixture);
-    });
-  });
-  return {grad_x, tables.sum(0).view(table.sizes()), grad_mixture};
-}
-
 }  // namespace mobileformer
 
 TORCH_LIBRARY(mobileformer, m) {
@@ -414,10 +368,6 @@ TORCH_LIBRARY(mobileformer, m) {
   m.def(
       "token_mixture(Tensor scores, SymInt height, SymInt width, SymInt out_height, SymInt out_width, "
       "Tensor? mask) -> Tensor");
-  m.def("dynamic_relu(Tensor x, Tensor table, Tensor mixture) -> Tensor");
-  m.def(
-      "dynamic_relu_backward(Tensor grad, Tensor x, Tensor table, Tensor mixture) "
-      "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mobileformer, CPU, m) {
@@ -425,6 +375,4 @@ TORCH_LIBRARY_IMPL(mobileformer, CPU, m) {
   m.impl("bridge", &mobileformer::bridge);
   m.impl("linear", &mobileformer::linear);
   m.impl("token_mixture", &mobileformer::token_mixture);
-  m.impl("dynamic_relu", &mobileformer::dynamic_relu);
-  m.impl("dynamic_relu_backward", &mobileformer::dynamic_relu_backward);
 }

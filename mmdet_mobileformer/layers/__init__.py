@@ -11,13 +11,14 @@ from .blocks import (
     stride2_mask,
     zero_padding,
 )
-from .drop import DropPath
+from .drop import Dropout, DropPath
 from .dynamic_relu import DynamicReLU, token_mixture
 
 __all__ = [
     "ConvBN",
     "DownsampleBlock",
     "DropPath",
+    "Dropout",
     "DynamicReLU",
     "Former",
     "FormerToMobile",

@@ -7,10 +7,15 @@ values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .drop import DropPath
+from .drop import Dropout, DropPath
 
 
 def _add(x: Tensor, pos: Tensor | None) -> Tensor:
@@ -32,6 +37,29 @@ def _map_to_heads(x: Tensor, heads: int) -> Tensor:
     return x.flatten(2).unflatten(1, (heads, -1))
 
 
+def _map_to_sequence(x: Tensor, heads: int) -> Tensor:
+    """Feature map (N, C, H, W) to (N, heads, H*W, C/heads), in one piece."""
+    return _map_to_heads(x, heads).transpose(-1, -2).contiguous()
+
+
+def _made_again(
+    *made: tuple[Tensor, Callable[[Tensor], Tensor]], source: Tensor
+) -> AbstractContextManager[Any]:
+    """Let autograd keep ``source`` in place of each tensor that was made of it by a function."""
+    if not torch.is_grad_enabled():
+        return nullcontext()
+    makers = {(tensor.untyped_storage()._cdata, tensor.shape): make for tensor, make in made}
+    source = source.detach()
+
+    def pack(tensor: Tensor) -> Tensor | Callable[[Tensor], Tensor]:
+        return makers.get((tensor.untyped_storage()._cdata, tensor.shape), tensor)
+
+    def unpack(kept: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept(source)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
 class MobileToFormer(nn.Module):
     """Mobile→Former: tokens gather from the feature map.
 
@@ -44,6 +72,8 @@ class MobileToFormer(nn.Module):
         num_heads: Heads; 2 in the backbone, 8 in the head.
         dropout: Dropout of the residual branch.
         drop_path: Probability of dropping the residual branch per sample.
+        with_logits: Whether :meth:`forward` returns its logits. Without them torch's fused attention
+            can do, which does not store the scores of all positions.
     """
 
     def __init__(
@@ -53,14 +83,16 @@ class MobileToFormer(nn.Module):
         num_heads: int = 2,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        with_logits: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.with_logits = with_logits
         self.scale = (channels // num_heads) ** -0.5
         self.query = nn.Linear(token_dim, channels)
         self.gate = nn.Linear(token_dim, channels)
         self.out = nn.Linear(channels, token_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         self.norm = nn.LayerNorm(token_dim)
 
@@ -72,7 +104,7 @@ class MobileToFormer(nn.Module):
         pos: Tensor | None = None,
         query_pos: Tensor | None = None,
         look: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Let the tokens read the features.
 
         Args:
@@ -86,10 +118,28 @@ class MobileToFormer(nn.Module):
 
         Returns:
             New tokens (N, T, d) and the scaled logits (N, heads, T, H, W) before the softmax over
-            positions (unmasked), which the spatial-aware dynamic ReLU reads.
+            positions (unmasked), which the spatial-aware dynamic ReLU reads; None if not
+            ``with_logits``.
         """
         located = _add(tokens, query_pos)
         query = _split_heads(self.query(located) * self.scale, self.num_heads)
+        if self.with_logits:
+            attended, logits = self._attend(query, x, mask, pos, look)
+        else:
+            attended, logits = self._attend_fused(query, x, mask, pos, look), None
+        gated = _merge_heads(attended) * (2 * F.hardsigmoid(self.gate(located)))
+        update = self.drop_path(self.dropout(self.out(gated)))
+        return self.norm(tokens + update), logits
+
+    def _attend(
+        self,
+        query: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        pos: Tensor | None,
+        look: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attended vectors (N, heads, T, C/heads) and the logits."""
         logits = query @ _map_to_heads(_add(x, pos), self.num_heads)
         scores = logits
         if look is not None:
@@ -97,9 +147,37 @@ class MobileToFormer(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
         attended = scores.softmax(dim=-1) @ _map_to_heads(x, self.num_heads).transpose(-1, -2)
-        gated = _merge_heads(attended) * (2 * F.hardsigmoid(self.gate(located)))
-        update = self.drop_path(self.dropout(self.out(gated)))
-        return self.norm(tokens + update), logits.unflatten(-1, x.shape[-2:])
+        return attended, logits.unflatten(-1, x.shape[-2:])
+
+    def _attend_fused(
+        self,
+        query: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        pos: Tensor | None,
+        look: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Attended vectors alone."""
+        if look is not None:
+            query = torch.cat((query, look[0].to(query.dtype)), dim=-1)
+
+        def make_key(x: Tensor) -> Tensor:
+            key = _map_to_sequence(_add(x, pos), self.num_heads)
+            if look is None:
+                return key
+            # The look's scores come from further channels of queries and keys.
+            further = look[1].transpose(-1, -2).to(key.dtype)
+            return torch.cat((key, further.expand(*key.shape[:-1], -1)), dim=-1)
+
+        def make_value(x: Tensor) -> Tensor:
+            value = _map_to_sequence(x, self.num_heads)
+            return value if look is None else F.pad(value, (0, look[0].shape[-1]))
+
+        valid = None if mask is None else ~mask.flatten(1)[:, None, None]
+        key, value = make_key(x), make_value(x)
+        with _made_again((key, make_key), (value, make_value), source=x):
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, scale=1.0)
+        return attended[..., : x.shape[1] // self.num_heads]
 
 
 class Former(nn.Module):
@@ -132,7 +210,7 @@ class Former(nn.Module):
         self.fc1 = nn.Linear(token_dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, token_dim)
         self.ffn_norm = nn.LayerNorm(token_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(
@@ -184,7 +262,7 @@ class FormerToMobile(nn.Module):
         self.scale = (channels // num_heads) ** -0.5
         self.key = nn.Linear(token_dim, channels)
         self.value = nn.Linear(token_dim, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(
@@ -201,7 +279,13 @@ class FormerToMobile(nn.Module):
         """
         key = _split_heads(self.key(_add(tokens, query_pos)) * self.scale, self.num_heads)
         value = _split_heads(self.value(tokens), self.num_heads)
-        logits = key @ _map_to_heads(_add(x, pos), self.num_heads)
-        attended = value.transpose(-1, -2) @ logits.softmax(dim=-2)
+        if self.num_heads * tokens.shape[1] > x.shape[1]:
+            # More scores than features: torch's fused attention does not store them.
+            query = _map_to_sequence(_add(x, pos), self.num_heads)
+            attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            attended = attended.transpose(-1, -2)
+        else:
+            logits = key @ _map_to_heads(_add(x, pos), self.num_heads)
+            attended = value.transpose(-1, -2) @ logits.softmax(dim=-2)
         update = attended.flatten(1, 2).unflatten(-1, x.shape[-2:])
         return x + self.drop_path(self.dropout(update))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from ..archs import BlockSpec
 from .attention import Former, FormerToMobile, MobileToFormer
 from .drop import DropPath
 from .dynamic_relu import DynamicReLU, token_mixture
+from .fused import fusible, separable
 
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,21 +104,17 @@ class LiteBottleneck(nn.Module):
         in_channels: Channels of the input.
         spec: The block's numbers.
         groups: Groups of the pointwise convolution; above 1 the depthwise output is shuffled.
-        activation: ReLU6 in the backbone; the head's M-F- block takes ReLU.
+        top: Upper bound of the ReLU: 6 in the backbone, none in the head's M-F- block.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        spec: BlockSpec,
-        groups: int = 1,
-        activation: Callable[[Tensor], Tensor] = F.relu6,
+        self, in_channels: int, spec: BlockSpec, groups: int = 1, top: float = 6.0
     ) -> None:
         super().__init__()
         (expansion,) = spec.expansions
         hidden = in_channels * expansion
         self.stride = spec.stride
-        self.activation = activation
+        self.top = top
         self.depthwise = ConvBN(in_channels, hidden, 3, spec.stride, groups=in_channels)
         self.pointwise = ConvBN(hidden, spec.width, groups=groups)
         self.residual = spec.stride == 1 and in_channels == spec.width
@@ -130,10 +125,15 @@ class LiteBottleneck(nn.Module):
         self, x: Tensor, tokens: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Features (N, C, H, W) and tokens (N, T, d) to new features and the same tokens."""
-        y = self.activation(self.depthwise(x, mask))
-        if self.shuffle > 1:
-            y = channel_shuffle(y, self.shuffle)
-        y = self.pointwise(y)
+        if self.shuffle == 1 and fusible(x, *self.modules()):
+            first, second = self.depthwise, self.pointwise
+            y = second.bn(separable(x, first.conv, first.bn, self.top, second.conv, mask))
+        else:
+            y = self.depthwise(x, mask)
+            y = F.relu6(y) if self.top == 6 else F.relu(y)
+            if self.shuffle > 1:
+                y = channel_shuffle(y, self.shuffle)
+            y = self.pointwise(y)
         return (x + y if self.residual else y), tokens
 
 
@@ -161,14 +161,23 @@ class MobileBlock(nn.Module):
         self.project = ConvBN(hidden, spec.width, groups=groups, shuffle=groups)
         self.residual = in_channels == spec.width
         self.drop_path = DropPath(drop_path)
+        self.grouped = groups > 1
 
     def forward(
         self, x: Tensor, tokens: Tensor, mixture: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         """(N, C, H, W) to (N, C', H, W); ``mixture`` as :class:`DynamicReLU` takes it."""
-        y = self.relu1(self.expand(x), tokens, mixture)
-        y = self.relu2(self.depthwise(y, mask), tokens, mixture)
-        y = self.project(y)
+        if not self.grouped and fusible(x, *self.modules()):
+            act1, act2 = (relu.act(tokens, mixture) for relu in (self.relu1, self.relu2))
+            y = separable(
+                self.expand.conv(x), self.depthwise.conv, self.depthwise.bn, act2, self.project.conv,
+                mask, before=(self.expand.bn, act1),
+            )
+            y = self.project.bn(y)
+        else:
+            y = self.relu1(self.expand(x), tokens, mixture)
+            y = self.relu2(self.depthwise(y, mask), tokens, mixture)
+            y = self.project(y)
         return x + self.drop_path(y) if self.residual else y
 
 
@@ -196,15 +205,27 @@ class DownsampleBlock(nn.Module):
         self.relu2 = DynamicReLU(width * e2, token_dim)
         self.project2 = ConvBN(width * e2, width, groups=groups)
         self.drop_path = DropPath(drop_path)
+        self.grouped = groups > 1
 
     def forward(
         self, x: Tensor, tokens: Tensor, mixture: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         """(N, C, H, W) to (N, C', ceil(H/2), ceil(W/2)); ``mask`` is that of the input grid."""
-        y = self.relu1(self.depthwise1(x, mask), tokens, mixture)
-        x = self.project1(y)
-        y = self.relu2(self.depthwise2(x, stride2_mask(mask)), tokens, mixture)
-        return x + self.drop_path(self.project2(y))
+        halves = (
+            (self.depthwise1, self.relu1, self.project1, mask),
+            (self.depthwise2, self.relu2, self.project2, stride2_mask(mask)),
+        )
+        fused = not self.grouped and fusible(x, *self.modules())
+        results: list[Tensor] = []
+        for depthwise, relu, project, padding in halves:
+            if fused:
+                act = relu.act(tokens, mixture)
+                y = separable(x, depthwise.conv, depthwise.bn, act, project.conv, padding)
+                x = project.bn(y)
+            else:
+                x = project(relu(depthwise(x, padding), tokens, mixture))
+            results.append(x)
+        return results[0] + self.drop_path(results[1])
 
 
 class MobileFormerBlock(nn.Module):

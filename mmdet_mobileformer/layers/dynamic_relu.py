@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -61,6 +62,11 @@ class DynamicReLU(nn.Module):
         a1, a2 = theta.chunk(2, dim=-1)
         return torch.cat((2 * a1, 2 * a2 - 1), dim=-1)
 
+    def act(self, tokens: Tensor, mixture: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the activation is made of: the slopes of the tokens that are read, (N, 2C, T), and
+        ``mixture`` as it is; see :meth:`forward`."""
+        return self.slopes(tokens if mixture is not None else tokens[:, :1]).transpose(1, 2), mixture
+
     def forward(self, x: Tensor, tokens: Tensor, mixture: Tensor | None = None) -> Tensor:
         """Apply the activation.
 
@@ -73,7 +79,7 @@ class DynamicReLU(nn.Module):
         Returns:
             (N, C, H, W).
         """
-        table = self.slopes(tokens if mixture is not None else tokens[:, :1]).transpose(1, 2)
+        table, mixture = self.act(tokens, mixture)
         if torch.is_grad_enabled() and not x.is_meta:
             y: Tensor = _MixedSlopes.apply(x, table, mixture)  # type: ignore[no-untyped-call]
             return y
@@ -93,7 +99,11 @@ def _compiled(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can do it: they mix in registers, forward and backward."""
     return (
         kernels_loaded()
-        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and not torch.compiler.is_compiling()
+        and len({t.dtype for t in tensors}) == 1
+        and tensors[0].dtype in (torch.float32, torch.float64)
+        # Not the fake tensors that count a model's cost.
+        and all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in tensors)
         and tensors[0].numel() > 0
     )
 
@@ -110,9 +120,11 @@ class _MixedSlopes(torch.autograd.Function):
         """x (N, C, H, W), table (N, 2C, T), mixture (N, T, H*W) or None to (N, C, H, W)."""
         ctx.save_for_backward(x, table, mixture)
         if mixture is not None and _compiled(x, table, mixture):
-            return torch.ops.mobileformer.dynamic_relu(
-                x.contiguous(), table.contiguous(), mixture.contiguous()
+            one, zero = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
+            y: Tensor = torch.ops.mobileformer.norm_act(
+                x.contiguous(), one, zero, table.contiguous(), mixture.contiguous(), math.inf
             )
+            return y
         a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
         return torch.maximum(a1 * x, a2 * x)
 
@@ -122,8 +134,14 @@ class _MixedSlopes(torch.autograd.Function):
         """Gradients of x, table and mixture."""
         x, table, mixture = ctx.saved_tensors
         if mixture is not None and _compiled(x, table, mixture, grad):
-            args = (grad, x, table, mixture)
-            return torch.ops.mobileformer.dynamic_relu_backward(*(a.contiguous() for a in args))
+            x, table, mixture = (t.contiguous() for t in (x, table, mixture))
+            one, zero = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
+            # A copy, which becomes the gradient of x.
+            grad_x = grad.clone(memory_format=torch.contiguous_format)
+            _, _, grad_table, grad_mixture = torch.ops.mobileformer.norm_act_backward_(
+                grad_x, x, one, zero, zero, table, mixture, math.inf
+            )
+            return grad_x, grad_table, grad_mixture
         a1, a2 = _mix(table, mixture, x).chunk(2, dim=1)
         # Positions where the first product is the larger one.
         first = (a1 > a2) ^ (x < 0)

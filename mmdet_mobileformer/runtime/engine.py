@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ OUTPUTS = ("boxes", "scores", "labels")
 INPUT = "images"
 
 
-class Engine:
+class Engine(ABC):
     """A loaded model.
 
     Attributes:
@@ -33,9 +34,9 @@ class Engine:
     size: tuple[int, int] | None
     batch: int | None
 
+    @abstractmethod
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images float32 (N, 3, H, W) to boxes (N, Q, 4), scores (N, Q), labels (N, Q)."""
-        raise NotImplementedError
 
     def _shape(self, shape: list[int | None]) -> None:
         self.batch = shape[0]

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 
 # Registered together: a config names them, and loading is guarded wherever mmdet is.
 from . import assign, checkpoint_hook, finite, resume, safe_loading, sampling  # noqa: F401
+from .memory import release_freed_memory
 
 
 @HOOKS.register_module()
@@ -63,3 +64,69 @@ class NoCodeFromCheckpointHook(Hook):
         meta = checkpoint.get("meta")
         if isinstance(meta, dict) and meta.pop("config", None) is not None:
             runner.logger.warning("the config inside the checkpoint is not executed")
+
+
+@HOOKS.register_module()
+class ReleaseMemoryHook(Hook):
+    """Gives back, now and then, what :func:`~.memory.keep_freed_memory` let pile up.
+
+    Between two releases the process keeps every page that a step or a validation touched once. Without
+    releases the largest batches and the worst fragments of the whole run add up.
+
+    Args:
+        interval: Training steps between releases; each validation is followed by one too.
+    """
+
+    #: After the hooks that save, evaluate and log.
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Release at every interval."""
+        if self.every_n_train_iters(runner, self.interval):
+            release_freed_memory()
+
+    def after_val(self, runner: Any) -> None:
+        """Release what the validation took."""
+        release_freed_memory()
+
+
+@HOOKS.register_module()
+class BoundHistoryHook(Hook):
+    """Keeps the last values of what a training logs, in place of all of them.
+
+    mmengine appends to an array per logged number and copies it anew at every step, so a training of
+    days gets slower and larger; the log itself is in the work directory. Nothing is bounded where
+    the log's settings (``log_processor``) ask for means over an epoch or over everything.
+
+    Args:
+        length: Steps that are kept at least; more where a mean is taken over more.
+    """
+
+    #: Before the hooks that log.
+    priority = "VERY_HIGH"
+    LENGTH = 1000
+
+    def __init__(self, length: int | None = None) -> None:
+        self.length: int | None = length or self.LENGTH
+
+    def before_train(self, runner: Any) -> None:
+        """Take the longest window of the log's settings into account."""
+        processor = runner.log_processor
+        windows = [processor.window_size, *(c.get("window_size") for c in processor.custom_cfg)]
+        if self.length is None or any(isinstance(window, str) for window in windows):
+            self.length = None
+        else:
+            self.length = max(self.length, *(window or 0 for window in windows))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Bound the histories that are there; those of a checkpoint come with their own bounds."""
+        if self.length is None:
+            return
+        for name, history in runner.message_hub.log_scalars.items():
+            if name.startswith("train/"):
+                history.max_length = min(history.max_length, self.length)

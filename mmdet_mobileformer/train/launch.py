@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -59,9 +60,13 @@ def is_first_process() -> bool:
 
 
 def close_launcher() -> None:
-    """Leave the process group, so that torch does not warn at exit."""
+    """Leave the process group, and end its threads: one that outlives Python may abort the process.
+
+    The threads end with the last object that uses the group, so drop the Runner before.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def adapt_to_processes(cfg: Any, launcher: str) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from mmdet_mobileformer import MobileFormer
 from mmdet_mobileformer.analysis.train_cost import TrainCost, kept_bytes, train_cost
+from mmdet_mobileformer.kernels import kernels_available
+from mmdet_mobileformer.layers import dynamic_relu as relu
+from mmdet_mobileformer.layers import fused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,11 +42,20 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dynamic_relu", ["first-token", "spatial-aware"])
-def test_fake_tensors_give_what_real_ones_do(dynamic_relu: str) -> None:
+@pytest.mark.parametrize("loaded", [True, False])
+def test_fake_tensors_give_what_real_ones_do(
+    dynamic_relu: str, loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And count what a GPU keeps, whether or not the kernels of CPUs are loaded."""
+    loaded = loaded and kernels_available()
+    for module in (fused, relu):
+        monkeypatch.setattr(module, "kernels_loaded", lambda: loaded)
     model = MobileFormer("26m", dynamic_relu).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     counted = kept_bytes(model, (64, 96), 2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for module in (fused, relu):
+        monkeypatch.setattr(module, "kernels_loaded", lambda: False)
     assert counted == really_kept(model, torch.zeros(2, 3, 64, 96))
 
 

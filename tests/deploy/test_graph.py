@@ -23,8 +23,9 @@ PLAIN = "model['data_preprocessor'] = dict(type='DetDataPreprocessor')\n"
 
 @pytest.mark.parametrize("more", ["", SIGMOID, SIGMOID + BGR, PLAIN])
 @pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("fold", [True, False])
 def test_the_graph_finds_what_the_detector_finds(
-    more: str, normalize: bool, tmp_path: Path
+    more: str, normalize: bool, fold: bool, tmp_path: Path
 ) -> None:
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG + more)
@@ -36,7 +37,8 @@ def test_the_graph_finds_what_the_detector_finds(
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in statistics(detector))
         inputs = (inputs - mean) / std
     with torch.no_grad():
-        boxes, scores, labels = (part.numpy() for part in DetectorGraph(detector, normalize)(inputs))
+        graph = DetectorGraph(detector, normalize, fold)
+        boxes, scores, labels = (part.numpy() for part in graph(inputs))
     assert boxes.min() >= 0 and boxes.max() <= 1 and (np.diff(scores) <= 0).all()
     side = np.float32([70, 45, 70, 45])
     expected = torch_detections(detector, images)

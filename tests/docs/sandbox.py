@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import cv2
 import torch
+import warm_python
 from image_folder import make_image_folder
 from pages import ROOT, Block
 
@@ -82,6 +84,9 @@ shift 2
 while [[ $1 == --* ]]; do shift; done
 exec "${@/--launcher=slurm/--launcher=none}"
 """
+_PYTHON = """#!/usr/bin/env bash
+exec {python} -I -S {client} {socket} {python} "$@"
+"""
 _CURL = """#!/usr/bin/env bash
 # curl -LO without the network: the file lies prepared.
 cp "$SANDBOX/zips/$(basename "$2")" .
@@ -136,14 +141,16 @@ class Sandbox:
         for path in ROOT.iterdir():
             if path.name not in own and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)
-        for name in (".venv", ".venv-imagenet"):
-            (folder / name).symlink_to(sys.prefix)
+        (folder / ".venv-imagenet").symlink_to(sys.prefix)
         _copy_configs(ROOT / "configs", folder / "configs")
         self._data(page)
         self._files(page)
         self._programs()
         self.output = folder / "output.txt"
-        self.shell = self._start()
+        env = self._environment()
+        self.python = self._warm_python(env)
+        _copy_venv(folder / ".venv", folder / "bin" / "python")
+        self.shell = self._start(env)
         self.blocks = 0
 
     def _data(self, page: str) -> None:
@@ -222,13 +229,33 @@ class Sandbox:
         (self.folder / "site").mkdir()
         (self.folder / "site" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _warm_python(self, env: dict[str, str]) -> subprocess.Popen[str]:
+        """A Python that has imported what all need, and `python` on PATH that hands over to it."""
+        # A socket's path may have 107 characters.
+        self.sockets = tempfile.TemporaryDirectory()
+        paths = dict(python=sys.executable, client=warm_python.__file__)
+        paths["socket"] = f"{self.sockets.name}/python"
+        shim = self.folder / "bin" / "python"
+        shim.write_text(_PYTHON.format(**paths))
+        shim.chmod(0o755)
+        server = subprocess.Popen(
+            [paths["python"], paths["client"], "--serve", paths["socket"]],
+            cwd=self.folder,
+            env=env,
+            text=True,
+        )
+        while not Path(paths["socket"]).exists():
+            assert server.poll() is None, "the server of Python has ended"
+            time.sleep(0.02)
+        return server
+
+    def _environment(self) -> dict[str, str]:
         path = [self.folder / "bin", Path(sys.prefix) / "bin", os.environ["PATH"]]
         python_path = [self.folder / "site", ROOT, os.environ.get("PYTHONPATH", "")]
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-        env = {
+        return {
             **{k: v for k, v in os.environ.items() if not k.startswith("MAKE")},
             "PATH": os.pathsep.join(map(str, path)),
             "PYTHONPATH": os.pathsep.join(str(p) for p in python_path if str(p)),
@@ -238,6 +265,8 @@ class Sandbox:
             "PORT": str(port),
             "MASTER_PORT": str(port),
         }
+
+    def _start(self, env: dict[str, str]) -> subprocess.Popen[str]:
         # -e: the first command of a block that fails ends the shell.
         return subprocess.Popen(
             [shutil.which("bash") or "bash", "-e"],
@@ -278,6 +307,9 @@ class Sandbox:
 
     def close(self) -> None:
         """End the shell; what it runs ends with it."""
+        self.python.kill()
+        self.python.wait()
+        self.sockets.cleanup()
         if self.shell.stdin is not None:
             self.shell.stdin.close()
         try:
@@ -295,6 +327,20 @@ init_default_scope(cfg.default_scope)
 __import__(cfg.default_scope + '.models')
 MODELS.build(cfg.model).init_weights()
 """
+
+
+def _copy_venv(target: Path, python: Path) -> None:
+    """The environment of these tests with another `python`."""
+    programs = Path(sys.prefix) / "bin"
+    (target / "bin").mkdir(parents=True)
+    for file in programs.iterdir():
+        if file.name not in ("python", "activate"):
+            (target / "bin" / file.name).symlink_to(file)
+    (target / "bin" / "python").symlink_to(python)
+    for name in ("lib", "pyvenv.cfg"):  # python3 is the environment's own
+        (target / name).symlink_to(Path(sys.prefix) / name)
+    text = (programs / "activate").read_text()
+    (target / "bin" / "activate").write_text(text.replace(sys.prefix, str(target)))
 
 
 def _copy_configs(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import runpy
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "train"))
 from tiny_run import make_run  # noqa: E402
 
+from mmdet_mobileformer.train import hooks  # noqa: E402
+
 
 def run(monkeypatch: pytest.MonkeyPatch, tool: str, *args: object, cwd: Path) -> None:
     """Run a tool in this process: as `python tools/X`, without the seconds of its imports."""
@@ -33,6 +36,7 @@ class Trained:
         self.folder = folder
         self.config, self.data = make_run(folder)
         self.flags = ("--data-root", self.data, "--work-dir", folder / "work")
+        self.releases: list[int] = []
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +44,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One epoch, then a second one by --resume."""
     result = Trained(tmp_path_factory.mktemp("run"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "release_freed_memory", lambda: result.releases.append(1))
+        patch.setattr(hooks.BoundHistoryHook, "LENGTH", 1)
         run(patch, "train.py", result.config, *result.flags, cwd=result.folder)
         first = torch.load(result.folder / "work/epoch_1.pth", weights_only=True)
         assert first["meta"]["epoch"] == 1 and first["meta"]["iter"] == 2
         two = ("--resume", "--cfg-options", "train_cfg.max_epochs=2")
         run(patch, "train.py", result.config, *result.flags, *two, cwd=result.folder)
     return result
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_memory_is_released_after_each_validation(trained: Trained) -> None:
+    assert len(trained.releases) == 2
+
+
+def test_a_checkpoint_does_not_hold_all_that_was_logged(trained: Trained) -> None:
+    checkpoint = torch.load(trained.folder / "work/epoch_1.pth", weights_only=True)
+    assert checkpoint["meta"]["iter"] == 2
+    assert len(checkpoint["message_hub"]["log_scalars"]["train/loss"].data[0]) == 1
 
 
 def test_resumed_and_finished(trained: Trained) -> None:

@@ -21,6 +21,7 @@ import torch
 pytest.importorskip("mmdet.models")
 
 import gradient_worker
+import threads_worker
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -205,6 +206,26 @@ def test_an_epoch_and_its_test(environment: dict[str, str], tmp_path: Path) -> N
     flags = (*flags, "--out", tmp_path / "test.pkl")
     run("dist_test.sh", config, checkpoint, 2, *flags, environment=environment, cwd=tmp_path)
     compare(tmp_path / "val.pkl", tmp_path / "test.pkl")
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py"])
+def test_no_thread_of_the_processes_group_is_left(
+    tool: str, two_processes: Callable[..., None], tmp_path: Path
+) -> None:
+    """One that outlives Python may abort a process whose work is done."""
+    config, data = make_run(tmp_path)
+    file = [config]
+    if tool == "test.py":
+        init_default_scope("mmdet")
+        model = MODELS.build(Config.fromfile(str(config)).model)
+        torch.save(dict(state_dict=model.state_dict()), tmp_path / "weights.pth")
+        file += [tmp_path / "weights.pth"]
+    flags = ("--data-root", data, "--work-dir", tmp_path / "work", "--launcher", "pytorch")
+    worker = Path(threads_worker.__file__)
+    two_processes(worker, tmp_path, ROOT / "tools" / tool, *file, *flags)
+    for rank in (0, 1):
+        used, left = (tmp_path / f"rank{rank}.txt").read_text().split()
+        assert int(used) > 0 and int(left) == 0
 
 
 def test_the_ap_of_two_processes_is_that_of_one(

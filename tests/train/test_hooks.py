@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 from torch import Tensor, nn
 
 from mmdet_mobileformer.stack import allow_mmengine_checkpoints
-from mmdet_mobileformer.train import hooks  # noqa: F401
+from mmdet_mobileformer.train import hooks
 
 WORKER = Path(__file__).with_name("sync_worker.py")
 
@@ -78,3 +80,36 @@ def test_config_in_a_checkpoint_is_not_executed(
     assert resumed.epoch == 2
     # The unguarded run shows that the danger is real, so that this test can fail.
     assert mark.exists() is not guarded
+
+
+def logged(window_size: int = 50, *custom: dict[str, Any]) -> Any:
+    """A runner that has logged 2,500 steps and 2,500 validation batches."""
+    hub = MessageHub("history")
+    for step in range(2500):
+        hub.update_scalar("train/loss", float(step))
+        hub.update_scalar("val/time", float(step))
+    processor = SimpleNamespace(window_size=window_size, custom_cfg=list(custom))
+    return SimpleNamespace(message_hub=hub, log_processor=processor)
+
+
+@pytest.mark.parametrize(
+    ("window_size", "custom", "kept"),
+    [
+        (50, [], 1000),
+        (1200, [], 1200),
+        (50, [dict(data_src="loss", window_size=1300)], 1300),
+        (50, [dict(data_src="loss", method_name="max")], 1000),
+        (50, [dict(data_src="loss", window_size="global")], 2501),
+    ],
+)
+def test_the_last_logged_numbers_are_kept(
+    window_size: int, custom: list[dict[str, Any]], kept: int
+) -> None:
+    runner = logged(window_size, *custom)
+    hook = hooks.BoundHistoryHook()
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    runner.message_hub.update_scalar("train/loss", 2500.0)
+    values, counts = runner.message_hub.get_scalar("train/loss").data
+    assert list(values) == list(range(2501 - kept, 2501)) and len(counts) == kept
+    assert len(runner.message_hub.get_scalar("val/time").data[0]) == 2500

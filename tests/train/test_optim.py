@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
@@ -31,3 +32,26 @@ def test_every_parameter_keeps_its_settings_in_few_groups() -> None:
     assert len(settings[1]) == len(list(model.parameters()))
     # The backbone, matrices of the head, and its norms and biases.
     assert groups == 3
+
+
+def test_on_cpus_the_optimizer_is_fused_unless_the_config_says_otherwise() -> None:
+    model = nn.Linear(2, 2)
+    assert MergedOptimWrapperConstructor(WRAPPER)(model).optimizer.defaults["fused"] is True
+    for choice in (dict(foreach=True), dict(fused=False)):
+        wrapper = dict(WRAPPER, optimizer=dict(WRAPPER["optimizer"], **choice))
+        defaults = MergedOptimWrapperConstructor(wrapper)(model).optimizer.defaults
+        assert not defaults["fused"] and {**defaults, **choice} == defaults
+    unknown = dict(WRAPPER, optimizer=dict(type="Adamax", lr=0.1))
+    assert not MergedOptimWrapperConstructor(unknown)(model).optimizer.defaults.get("fused")
+
+
+def test_a_fused_step_is_the_same_step() -> None:
+    results = []
+    for constructor in (DefaultOptimWrapperConstructor, MergedOptimWrapperConstructor):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        wrapper = constructor(WRAPPER)(model)
+        for _ in range(3):
+            wrapper.update_params(model(torch.ones(2, 5)).square().sum())
+        results.append(model.weight.detach())
+    torch.testing.assert_close(*results)

@@ -9,40 +9,28 @@ mmdet's program counts; see mmdet_mobileformer/analysis/mistakes.py.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from mmengine.config import DictAction
+from prediction_flags import prediction_parser, test_set
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = prediction_parser(
+        __doc__, "pickle that tools/test.py --out wrote", "new folder for the PNG and the CSV"
     )
     add = parser.add_argument
-    add("config", help="config file")
-    add("predictions", help="pickle that tools/test.py --out wrote")
-    add("--out", type=Path, required=True, help="new folder for the PNG and the CSV")
     add("--score-thr", type=float, default=0.3, help="leave out lower scores (%(default)s)")
     add("--iou-thr", type=float, default=0.5, help="overlap of a match (%(default)s)")
-    add("--data-root", help="folder to read the data set from, as in tools/test.py")
-    add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings")
     return parser.parse_args(argv)
 
 
 def main() -> None:
     args = parse_args()
     # Imported after parsing, so that --help and a mistyped flag answer at once.
-    import mmdet_mobileformer  # noqa: F401  (registers the modules)
-    from mmdet_mobileformer.analysis.browse import data_set
     from mmdet_mobileformer.analysis.mistakes import confusion_matrix, write_confusion_matrix
-    from mmdet_mobileformer.analysis.outputs import check_new
-    from mmdet_mobileformer.train.build import read_config
     from mmdet_mobileformer.train.errors import one_sentence_errors
 
     with one_sentence_errors():
-        check_new(args.out, "--out")
-        cfg = read_config(args.config, args.cfg_options)
-        dataset = data_set(cfg, "test", args.data_root)
+        dataset = test_set(args)
         counts = confusion_matrix(dataset, args.predictions, args.score_thr, args.iou_thr)
         classes = dataset.metainfo["classes"]
         title = f"score \u2265 {args.score_thr:g}, IoU \u2265 {args.iou_thr:g}, {len(dataset)} pictures"

@@ -10,40 +10,30 @@ it takes JSON in COCO's results form.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from mmengine.config import DictAction
+from prediction_flags import prediction_parser, test_set
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = prediction_parser(
+        __doc__,
+        "pickle of tools/test.py --out, or .json in COCO's results form",
+        "new folder for the plots",
     )
     add = parser.add_argument
-    add("config", help="config file")
-    add("predictions", help="pickle of tools/test.py --out, or .json in COCO's results form")
-    add("--out", type=Path, required=True, help="new folder for the plots")
     add("--extra-plots", action="store_true", help="also bars and histograms by area")
     add("--overall", action="store_true", help="no plots of each class")
-    add("--data-root", help="folder to read the data set from, as in tools/test.py")
-    add("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings")
     return parser.parse_args(argv)
 
 
 def main() -> None:
     args = parse_args()
     # Imported after parsing, so that --help and a mistyped flag answer at once.
-    import mmdet_mobileformer  # noqa: F401  (registers the modules)
-    from mmdet_mobileformer.analysis.browse import data_set
     from mmdet_mobileformer.analysis.mistakes import CURVES, annotation_file, error_analysis
-    from mmdet_mobileformer.analysis.outputs import check_new
-    from mmdet_mobileformer.train.build import read_config
     from mmdet_mobileformer.train.errors import one_sentence_errors
 
     with one_sentence_errors():
-        check_new(args.out, "--out")
-        cfg = read_config(args.config, args.cfg_options)
-        dataset = data_set(cfg, "test", args.data_root)
+        dataset = test_set(args)
         scores = error_analysis(
             annotation_file(dataset),
             args.predictions,

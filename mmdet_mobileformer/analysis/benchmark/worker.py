@@ -156,9 +156,15 @@ class Training:
     def __init__(self, case: Case) -> None:
         from mmengine.optim import build_optim_wrapper
 
-        from ...train.memory import keep_freed_memory
+        from ...kernel_caches import TRAINING_ENTRIES, bound_kernel_caches
+        from ...kernels import kernels_available
+        from ...train.memory import keep_freed_memory, use_huge_pages
 
+        # As tools/train.py does on CPUs.
+        bound_kernel_caches(TRAINING_ENTRIES)
+        use_huge_pages()
         keep_freed_memory()
+        kernels_available()
         cfg = models.load(case.name, case.options)
         self.model: Any = models.build(cfg, case.name).train()
         self.images = torch.randn(case.batch, 3, *case.shape)

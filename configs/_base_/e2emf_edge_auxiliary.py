@@ -1,0 +1,39 @@
+# The edge family's E2E-MF with what teaches it in training only (ours): denoising queries and a dense head.
+# Configs that build on it name the archs and classes of both heads, and the dense head's sizes in pixels.
+_base_ = 'e2emf_edge.py'
+
+model = dict(
+    type='E2EMFWithAuxiliary',
+    bbox_head=dict(
+        # Queries that start from noisy ground truth and know their object (DN-DETR), in training.
+        type='E2EMFTrainingHead',
+        denoising=dict(
+            label_noise_scale=0.5,
+            box_noise_scale=1.0,
+            group_cfg=dict(dynamic=True, num_dn_queries=40)),
+        # As many weights as with four.
+        num_heads=8,
+        # Short trainings from scratch do not overfit.
+        dropout=0.0),
+    # A dense head on the same features teaches the backbone at every position, in training.
+    aux_neck=dict(type='MobileFormerFPN', out_channels=64, num_outs=3),
+    aux_head=dict(
+        type='FCOSHead',
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=1,
+        strides=(8, 16, 32),
+        center_sampling=True,
+        norm_on_bbox=True,
+        centerness_on_reg=True,
+        loss_cls=dict(
+            type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='GIoULoss', loss_weight=1.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)),
+    train_cfg=dict(
+        assigner=dict(
+            match_costs=[
+                dict(type='FocalLossCost', weight=2.0),
+                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                dict(type='IoUCost', iou_mode='giou', weight=2.0),
+            ])))
