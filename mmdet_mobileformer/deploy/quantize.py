@@ -193,6 +193,9 @@ def _quantize(
             nodes_to_quantize=chosen,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
             per_channel=True,
+            # Weights of seven bits, in a byte each: CPUs without VNNI (AVX2, say) add two products of 255
+            # and 127 in 16 bits, which do not hold them. With 64 they do, so that all CPUs find the same.
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, _CALIBRATION[method]),

@@ -86,6 +86,10 @@ def test_int8(exported: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
                 kinds["float"].add(node.name)
     assert kinds["float"] and all("fc_" in n or "reg_ffn" in n for n in kinds["float"]), kinds
     assert len(kinds["INT8"]) > 50
+    # With more than seven bits, CPUs without VNNI overflow and find something else.
+    values = [onnx.numpy_helper.to_array(v) for v in graph.initializer if v.data_type == 3 and v.dims]
+    largest = max(int(np.abs(value.astype(int)).max()) for value in values)
+    assert 60 <= largest <= 64
     assert Detector(out).info == Detector(model).info
 
 

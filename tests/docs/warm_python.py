@@ -8,6 +8,7 @@ launcher's ranks, another PYTHONPATH) runs in a PYTHON of its own.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -37,6 +38,8 @@ def serve(address: str) -> dict[str, Any]:
             importlib.import_module(name)
         except ImportError:  # an environment without it
             continue
+    gc.collect()
+    gc.freeze()  # the commands' collections need not go through what was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listener.accept()
