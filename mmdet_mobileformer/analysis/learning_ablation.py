@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from .learning import AUGMENTATIONS, TASKS, Run, base_lr
+from .learning import AUGMENTATIONS, TASKS, Run
+from .learning_config import base_lr
 from .learning_runs import Result, find, known
 
 #: The recipe whose parts are measured.

@@ -22,7 +22,8 @@ import torch
 from ..data.shapes import make_shapes
 from ..train.demo import free_port
 from .curves import read_log
-from .learning import TASKS, Places, Run, config_hash, run_config, split_training_set
+from .learning import TASKS, Places, Run
+from .learning_config import config_hash, run_config, split_training_set
 
 #: Wall time of a run over its minutes: start, validations, tests.
 OVERHEAD = 1.25
@@ -35,7 +36,7 @@ class Result:
     """A finished run: one line of the results file.
 
     Attributes:
-        config_hash: :func:`~mmdet_mobileformer.analysis.learning.config_hash` of the run.
+        config_hash: :func:`~mmdet_mobileformer.analysis.learning_config.config_hash` of the run.
         commit: Git commit of the checkout; ``+`` follows where the code had changes.
         iterations: Steps of the training.
         torch: Version of torch.

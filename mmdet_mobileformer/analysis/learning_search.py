@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .learning import AUGMENTATIONS, CANDIDATES, TASKS, Candidate, Run, base_lr
+from .learning import AUGMENTATIONS, CANDIDATES, TASKS, Candidate, Run
+from .learning_config import base_lr
 from .learning_runs import Result, Settings, find, known
 
 #: Learning rates that are tried at most, when the best is the largest or smallest of the first ones.

@@ -25,6 +25,8 @@ from mmdet_mobileformer.analysis.learning import (  # noqa: E402
     TASKS,
     Places,
     Run,
+)
+from mmdet_mobileformer.analysis.learning_config import (  # noqa: E402
     config_hash,
     run_config,
     select_ids,

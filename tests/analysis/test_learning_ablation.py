@@ -12,7 +12,6 @@ from mmdet.registry import MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from test_learning import result_of  # noqa: E402
 
-from mmdet_mobileformer.analysis.learning import config_hash, run_config  # noqa: E402
 from mmdet_mobileformer.analysis.learning_ablation import (  # noqa: E402
     PARTS,
     ablation_runs,
@@ -21,6 +20,7 @@ from mmdet_mobileformer.analysis.learning_ablation import (  # noqa: E402
     options_of,
     variants,
 )
+from mmdet_mobileformer.analysis.learning_config import config_hash, run_config  # noqa: E402
 
 RUNS = {run.model: run for run in ablation_runs(base_seeds=(0,))}
 
