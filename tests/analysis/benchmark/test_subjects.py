@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,31 @@ def test_peak_memory_is_seen() -> None:
     block = torch.ones(20_000_000)
     del block
     assert worker.peak() - before > 70e6
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.0, 2), (1.5 * worker.SHORT, 1)])
+def test_a_short_run_follows_an_untimed_one(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, calls: int
+) -> None:
+    called: list[float] = []
+
+    class Subject:
+        info: dict[str, float] = {}
+
+        def __init__(self, case: Case) -> None:
+            pass
+
+        def __call__(self) -> dict[str, float]:
+            called.append(time.perf_counter())
+            time.sleep(seconds)
+            return dict(network=float(len(called)))
+
+    monkeypatch.setitem(worker._SUBJECTS, "machine", Subject)
+    ours, its = Pipe()
+    ours.send("run")
+    ours.send("stop")
+    worker._work(Case("", threads=torch.get_num_threads(), mode="machine", warmup=1), its)
+    torch.set_flush_denormal(False)
+    assert ours.recv() == ("ready", {})
+    word, value = ours.recv()
+    assert word == "run" and value["times"] == dict(network=1.0 + calls) and len(called) == 1 + calls
