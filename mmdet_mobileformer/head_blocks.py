@@ -10,7 +10,17 @@ from mmdet.models.layers import DetrTransformerEncoderLayer
 from torch import Tensor, nn
 
 from .archs import BlockSpec
-from .layers import Dropout, Former, FormerToMobile, LiteBottleneck, MobileToFormer, zero_padding
+from .layers import (
+    Dropout,
+    Former,
+    FormerToMobile,
+    Linear,
+    LiteBottleneck,
+    MobileToFormer,
+    linear,
+    use_onednn,
+    zero_padding,
+)
 
 
 class TransformerSide(DetrTransformerEncoderLayer):
@@ -34,6 +44,7 @@ class TransformerSide(DetrTransformerEncoderLayer):
             for name, child in module.named_children():
                 if isinstance(child, nn.Dropout):
                     setattr(module, name, Dropout(child.p))
+        use_onednn(self)
         self.weight_drop = Dropout(dropout)
         # A ReLU and a dropout give the same in either order; with the ReLU last, and in place, the
         # backward pass needs one map instead of two.
@@ -57,8 +68,8 @@ class TransformerSide(DetrTransformerEncoderLayer):
         layer = self.self_attn.attn
         channels, heads = value.shape[-1], layer.num_heads
         weight, bias = layer.in_proj_weight, layer.in_proj_bias
-        read = F.linear(key, weight[: 2 * channels], bias[: 2 * channels])
-        values = F.linear(value, weight[2 * channels :], bias[2 * channels :])
+        read = linear(key, weight[: 2 * channels], bias[: 2 * channels])
+        values = linear(value, weight[2 * channels :], bias[2 * channels :])
         query, key, value = (
             part.unflatten(-1, (heads, -1)).transpose(1, 2)
             for part in (*read.chunk(2, dim=-1), values)
@@ -125,7 +136,7 @@ class E2EMFBlock(nn.Module):
         )
         self.adapt_position = (
             nn.Sequential(
-                nn.Linear(embed_dims, embed_dims), nn.ReLU(), nn.Linear(embed_dims, embed_dims)
+                Linear(embed_dims, embed_dims), nn.ReLU(), Linear(embed_dims, embed_dims)
             )
             if adaptive
             else None

@@ -13,6 +13,7 @@ from .blocks import (
 )
 from .drop import Dropout, DropPath
 from .dynamic_relu import DynamicReLU, token_mixture
+from .linear import Linear, linear, use_onednn
 
 __all__ = [
     "ConvBN",
@@ -22,12 +23,15 @@ __all__ = [
     "DynamicReLU",
     "Former",
     "FormerToMobile",
+    "Linear",
     "LiteBottleneck",
     "MobileBlock",
     "MobileFormerBlock",
     "MobileToFormer",
     "stride2_mask",
     "channel_shuffle",
+    "linear",
     "token_mixture",
+    "use_onednn",
     "zero_padding",
 ]

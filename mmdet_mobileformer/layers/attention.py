@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .drop import Dropout, DropPath
+from .linear import Linear
 
 
 def _add(x: Tensor, pos: Tensor | None) -> Tensor:
@@ -89,9 +90,9 @@ class MobileToFormer(nn.Module):
         self.num_heads = num_heads
         self.with_logits = with_logits
         self.scale = (channels // num_heads) ** -0.5
-        self.query = nn.Linear(token_dim, channels)
-        self.gate = nn.Linear(token_dim, channels)
-        self.out = nn.Linear(channels, token_dim)
+        self.query = Linear(token_dim, channels)
+        self.gate = Linear(token_dim, channels)
+        self.out = Linear(channels, token_dim)
         self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         self.norm = nn.LayerNorm(token_dim)
@@ -204,11 +205,11 @@ class Former(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (token_dim // num_heads) ** -0.5
-        self.query = nn.Linear(token_dim, token_dim)
-        self.out = nn.Linear(token_dim, token_dim)
+        self.query = Linear(token_dim, token_dim)
+        self.out = Linear(token_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
-        self.fc1 = nn.Linear(token_dim, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, token_dim)
+        self.fc1 = Linear(token_dim, ffn_dim)
+        self.fc2 = Linear(ffn_dim, token_dim)
         self.ffn_norm = nn.LayerNorm(token_dim)
         self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
@@ -260,8 +261,8 @@ class FormerToMobile(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (channels // num_heads) ** -0.5
-        self.key = nn.Linear(token_dim, channels)
-        self.value = nn.Linear(token_dim, channels)
+        self.key = Linear(token_dim, channels)
+        self.value = Linear(token_dim, channels)
         self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 

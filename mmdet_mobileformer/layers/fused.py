@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..kernels.build import kernels_loaded
+from .onednn import has_onednn, product
+
+#: Floats of an image's map from which its gradient is quicker as a product, although images are put together.
+WIDE = 1 << 21
 
 
 def fusible(x: Tensor, *modules: nn.Module) -> bool:
@@ -238,6 +242,14 @@ class _Separable(torch.autograd.Function):
 
 def _pointwise_backward(grad: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
     """Gradient of a 1x1 convolution's features (0, which needs their shape alone) or weight (1)."""
+    if x.dtype == torch.float32 and grad.is_contiguous() and x.is_contiguous() and has_onednn():
+        # As convolutions oneDNN would first bring the maps into a layout of its own.
+        if which == 1:
+            of_images = [product(g.flatten(1), of.flatten(1)) for g, of in zip(grad, x)]
+            return torch.stack(of_images).sum(0).view_as(weight)
+        if x[0].numel() >= WIDE:
+            transposed = weight.flatten(1).t()
+            return torch.stack([product(transposed, g.flatten(1).t()) for g in grad]).view_as(x)
     wanted = [which == 0, which == 1, False]
     result: Tensor = torch.ops.aten.convolution_backward(
         grad, x, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, wanted

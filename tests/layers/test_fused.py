@@ -210,3 +210,21 @@ def test_batchnorm_still_says_that_one_value_is_too_few() -> None:
     block = lite()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         block(torch.randn(1, 4, 1, 1), torch.zeros(0))
+
+
+@pytest.mark.parametrize(("wide", "which", "products"), [(1, 0, 2), (1 << 62, 0, 0), (1 << 62, 1, 2)])
+def test_gradients_of_a_pointwise_convolution(
+    monkeypatch: pytest.MonkeyPatch, wide: int, which: int, products: int
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 24, 9, 13), torch.randn(8, 24, 1, 1)
+    y = torch.conv2d(x.requires_grad_(), weight.requires_grad_())
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, weight), grad)[which]
+    called: list[int] = []
+    product = module.product
+    monkeypatch.setattr(module, "WIDE", wide)
+    monkeypatch.setattr(module, "product", lambda *args: called.append(1) or product(*args))
+    found = module._pointwise_backward(grad, x.detach(), weight.detach(), which)
+    assert len(called) == (products if module.has_onednn() else 0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
