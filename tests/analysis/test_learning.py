@@ -222,7 +222,7 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
 
     first = missing()
     assert [run.lr for run in first] == [1e-3, 5e-4, 2e-3]
-    assert {(run.kind, run.minutes, run.augmentation) for run in first} == {("trial", 5, "crop")}
+    assert {(run.kind, run.minutes, run.augmentation) for run in first} == {("trial", 2.5, "crop")}
     # Twice the rate is the best, so one beyond it is tried; it diverges.
     results += [result_of(run, ap) for run, ap in zip(first, (0.2, 0.1, 0.3))]
     (beyond,) = missing()
