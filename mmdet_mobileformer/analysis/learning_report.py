@@ -49,8 +49,8 @@ def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str
             f"**{TASKS[task].title}**",
             "",
             "| model | AP on val | AP50 on val | AP on the 200 | minutes | steps | learning rate | "
-            "augmentation | trials | seeds |",
-            "| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |",
+            "augmentation | trials | seeds | machine |",
+            "| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |",
         ]
         for seeds in found:
             first = seeds[0]
@@ -59,7 +59,8 @@ def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str
                 f"{_spread([r.ap50 or 0.0 for r in seeds])} | "
                 f"{_spread([r.select_ap for r in seeds])} | {first.minutes:g} | "
                 f"{round(mean(r.iterations for r in seeds))} | {first.lr:.3g} | "
-                f"{first.augmentation} | {trials_of(results, task, first.model)} | {len(seeds)} |"
+                f"{first.augmentation} | {trials_of(results, task, first.model)} | {len(seeds)} | "
+                f"{' and '.join(sorted({r.cpu for r in seeds}))} |"
             )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) or "There is no reported run yet: see the plan."

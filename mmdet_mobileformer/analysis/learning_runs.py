@@ -21,6 +21,7 @@ import torch
 
 from ..data.shapes import make_shapes
 from ..train.demo import free_port
+from .benchmark.run import describe_machine
 from .curves import read_log
 from .learning import TASKS, Places, Run
 from .learning_config import config_hash, run_config, split_training_set
@@ -40,6 +41,7 @@ class Result:
         commit: Git commit of the checkout; ``+`` follows where the code had changes.
         iterations: Steps of the training.
         torch: Version of torch.
+        cpu: The processor and the instructions torch uses of it: minutes of one are not those of another.
         curve: (minutes, AP on the 200 pictures of choices).
         select_ap, select_ap50: AP and AP50 on these after the last step.
         ap, ap50: The same on the validation set; of reported rows alone.
@@ -61,6 +63,7 @@ class Result:
     processes: int
     threads: int
     torch: str
+    cpu: str
     curve: list[tuple[float, float]] = field(default_factory=list)
     select_ap: float = 0.0
     select_ap50: float = 0.0
@@ -205,6 +208,7 @@ def execute(run: Run, places: Places, root: Path, work_dir: Path, keep: bool = F
         kind=run.kind, task=run.task, model=run.model, config=run.config, config_hash=digest,
         commit=code_state(root), seed=run.seed, lr=run.lr, augmentation=run.augmentation,
         minutes=run.minutes, processes=run.processes, threads=run.threads, torch=torch.__version__,
+        cpu=f"{describe_machine()['processor']}, {torch.backends.cpu.get_cpu_capability()}",
     )
     trained = folder / "train"
     flags = ["--work-dir", str(trained), "--skip-doctor"]

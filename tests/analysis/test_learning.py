@@ -64,6 +64,7 @@ def result_of(run: Run, ap: float, **values: Any) -> Result:
     """What a run might have come to."""
     common = dict(
         config_hash=config_hash(run), commit="0" * 12, iterations=100, torch=torch.__version__,
+        cpu="a processor, AVX2",
         curve=[(run.minutes / 2, ap / 2), (run.minutes, ap)], select_ap=ap, select_ap50=2 * ap,
     )
     if run.kind == "report":
@@ -298,6 +299,7 @@ def test_the_table_has_the_best_first_and_the_spread() -> None:
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[2].startswith("| E2E-MF-96M, fast recipe | 0.041 (0.040-0.042) |")
     assert len(lines) == 2 + 1 + len(PEERS)
+    assert all(line.endswith("| a processor, AVX2 |") for line in lines[2:])
     # The last result of a model and seed counts.
     results.append(replace(results[0], ap=0.2))
     assert rows(results, "person")[0][0].ap == 0.2
@@ -319,6 +321,7 @@ def test_a_run_is_trained_measured_and_reported(places: Places, tmp_path: Path) 
     assert result.curve[-1][0] >= 0.03 and 0 <= result.select_ap <= result.select_ap50 <= 1
     assert result.ap is not None and result.ap50 is not None
     assert len(result.commit.rstrip("+")) in (7, 12)
+    assert result.cpu.endswith(torch.backends.cpu.get_cpu_capability())
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "config.py").is_file() and not list(folder.rglob("*.pth"))
     # A training that fails is no result.
