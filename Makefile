@@ -35,7 +35,7 @@ test-short: setup ## the part of the test suite that depends on the stack
 	$(VPY) -m pytest -n auto --dist loadfile -m 'not slow and not distributed' $(SHORT)
 
 test-slow: setup ## the tests marked slow
-	$(VPY) -m pytest -n auto --dist loadfile -m 'slow and not distributed'
+	$(VPY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'slow and not distributed'
 
 test-distributed: setup ## the tests that start several processes
 	$(VPY) -m pytest -m distributed
