@@ -16,13 +16,11 @@ model = dict(
     backbone=dict(arch='96m'),
     bbox_head=dict(
         arch='96m',
-        # Every query starts from a box, which each block refines. The eight heads look at its middle,
-        # its four edges and around it.
+        # Every query starts from a box, which each block refines.
         reference_boxes='pyramid',
         # The score learns the IoU of its box.
         loss_cls=dict(_delete_=True, type='VarifocalQualityLoss', loss_weight=2.0)),
     aux_weight=2.0,
-    aux_neck=dict(arch='96m'),
     aux_head=dict(num_classes=80, regress_ranges=((-1, 64), (64, 128), (128, 1e8))))
 
 sync_bn = 'torch'

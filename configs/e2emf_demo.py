@@ -15,6 +15,8 @@ model = dict(
         num_classes=6,
         # The pictures are small and simple, with at most 15 objects.
         query_ffn_dims=256,
+        # They cost a quarter of the steps; the dense head teaches more in that time.
+        denoising=None,
         num_queries=49,
         reference_boxes=True,
         # The score learns the IoU of its box.
@@ -22,7 +24,6 @@ model = dict(
             _delete_=True, type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=2.0)),
     # A backbone from scratch learns little from few queries in so short a time.
     aux_weight=5.0,
-    aux_neck=dict(arch='52m'),
     aux_head=dict(num_classes=6, regress_ranges=((-1, 24), (24, 48), (48, 1e8))),
     test_cfg=dict(max_per_img=49))
 

@@ -72,6 +72,8 @@ class E2EMFHead(DETRHead):
         reference_boxes: Ours, not the paper's, and off by default: every query starts with a box,
             which every block refines; see :mod:`mmdet_mobileformer.head_reference`. True or
             ``'grid'``: on one grid; ``'pyramid'``: on a grid for each of three sizes.
+        look: Where the heads look at a reference box first: ``'edges'`` (the middle, the edges,
+            around it) or ``'middle'``.
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
             (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
             sine embedding of points on a grid, so that every query looks elsewhere from the start.
@@ -103,6 +105,7 @@ class E2EMFHead(DETRHead):
         position: str = "adaptive",
         closing: bool = True,
         reference_boxes: bool | str = False,
+        look: str = "edges",
         query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
@@ -134,7 +137,8 @@ class E2EMFHead(DETRHead):
         self.num_heads = num_heads
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
-        query_init = check_queries(reference_boxes, query_init)
+        query_init = check_queries(reference_boxes, query_init, look)
+        self.look = look
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
@@ -197,7 +201,11 @@ class E2EMFHead(DETRHead):
                     nn.init.xavier_uniform_(parameter)
 
     def refine(
-        self, feats: Sequence[Tensor], mask: Tensor | None = None, extra: Queries | None = None
+        self,
+        feats: Sequence[Tensor],
+        mask: Tensor | None = None,
+        extra: Queries | None = None,
+        maps: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Refine the queries over the scales.
 
@@ -206,6 +214,8 @@ class E2EMFHead(DETRHead):
             mask: Padding mask of the images (N, H, W), True where padded.
             extra: Further queries, of training alone, which the head's own and the features do not
                 read. They come first in the results.
+            maps: A list that gets the map after each scale's blocks, coarse to fine, each
+                (N, C, H_i, W_i).
 
         Returns:
             q^f after every block and after the closing layer, (K, N, Q, C), and the boxes
@@ -245,6 +255,8 @@ class E2EMFHead(DETRHead):
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
                 boxes.append(self._refine_boxes(queries))
+            if maps is not None:
+                maps.append(x)
         if self.closing is not None:
             position, look = self._locate(queries, place)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
@@ -267,7 +279,7 @@ class E2EMFHead(DETRHead):
             return queries.position, None
         boxes = queries.reference.sigmoid()
         centres = embed_centres(boxes, self.positional_encoding, place)
-        return queries.position + centres, place.look(boxes, self.num_heads)
+        return queries.position + centres, place.look(boxes, self.num_heads, self.look)
 
     def _refine_boxes(self, queries: Queries) -> Tensor:
         """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them."""
@@ -282,38 +294,46 @@ class E2EMFHead(DETRHead):
         return boxes
 
     def forward(
-        self, feats: Sequence[Tensor], mask: Tensor | None = None, extra: Queries | None = None
+        self,
+        feats: Sequence[Tensor],
+        mask: Tensor | None = None,
+        extra: Queries | None = None,
+        maps: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict after every block.
 
         Args:
             feats: The backbone's features, fine to coarse, each (N, C_i, H_i, W_i).
             mask: Padding mask of the images (N, H, W), True where padded.
-            extra: As in :meth:`refine`.
+            extra, maps: As in :meth:`refine`.
 
         Returns:
             Class logits (K, N, Q, classes + 1), background last (none with sigmoid losses), and
             boxes (K, N, Q, 4) as normalised (cx, cy, w, h); the last of K is the result.
         """
-        states, boxes = self.refine(feats, mask, extra)
+        states, boxes = self.refine(feats, mask, extra, maps)
         with _full_precision(states):
             logits = self.fc_cls(_at_least_float32(states))
         return logits, boxes.sigmoid()
 
     def loss(
-        self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any]
+        self,
+        feats: Sequence[Tensor],
+        batch_data_samples: Sequence[Any],
+        maps: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """DETR's losses of every prediction.
 
         Args:
             feats: As in :meth:`forward`.
             batch_data_samples: With ``gt_instances``; an image without any is fine.
+            maps: As in :meth:`refine`.
 
         Returns:
             ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last prediction, ``d0.loss_cls`` ... of
             the others.
         """
-        outs = self(feats, padding_mask(batch_data_samples, feats[0]))
+        outs = self(feats, padding_mask(batch_data_samples, feats[0]), maps=maps)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses: dict[str, Tensor] = self.loss_by_feat(*outs, gt_instances, metas)

@@ -2,9 +2,9 @@
 
 A query of DETR learns over hundreds of epochs where to look. Here every query has a box from the
 start, on a grid; its box is refined after every block, its position carries the box's centre, and
-most heads of Mobile→Former look at the box first: at its middle, its edges, its surroundings. The
-ideas are those of DAB-DETR (arXiv 2201.12329) and SMCA (arXiv 2101.07448); nothing here is learned
-and nothing adds parameters.
+most heads of Mobile→Former look at the box first: at its middle alone, or at its edges and its
+surroundings too. The ideas are those of DAB-DETR (arXiv 2201.12329) and SMCA (arXiv 2101.07448);
+nothing here is learned and nothing adds parameters.
 """
 
 from __future__ import annotations
@@ -15,18 +15,26 @@ import torch
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
-#: Where the heads look, in widths and heights of the box: centre dx, dy, deviations sx, sy, and
-#: whether they do. Eight heads: twice the middle, the four edges, around it, everywhere alike.
-LOOKS = (
-    (0.0, 0.0, 0.25, 0.25, 1.0),
-    (0.0, 0.0, 0.5, 0.5, 1.0),
-    (-0.5, 0.0, 0.2, 0.4, 1.0),
-    (0.5, 0.0, 0.2, 0.4, 1.0),
-    (0.0, -0.5, 0.4, 0.2, 1.0),
-    (0.0, 0.5, 0.4, 0.2, 1.0),
-    (0.0, 0.0, 1.5, 1.5, 1.0),
-    (0.0, 0.0, 1.0, 1.0, 0.0),
-)
+#: Where eight heads look, in widths and heights of the box: centre dx, dy, deviations sx, sy, and
+#: whether they do. ``'edges'``: twice the middle, the four edges, around it, everywhere alike.
+#: ``'middle'``: nearly the whole feature at the middle, which a dense head has taught to tell class
+#: and box (each head reads channels of its own), and its surroundings.
+LOOKS = {
+    "edges": (
+        (0.0, 0.0, 0.25, 0.25, 1.0),
+        (0.0, 0.0, 0.5, 0.5, 1.0),
+        (-0.5, 0.0, 0.2, 0.4, 1.0),
+        (0.5, 0.0, 0.2, 0.4, 1.0),
+        (0.0, -0.5, 0.4, 0.2, 1.0),
+        (0.0, 0.5, 0.4, 0.2, 1.0),
+        (0.0, 0.0, 1.5, 1.5, 1.0),
+        (0.0, 0.0, 1.0, 1.0, 0.0),
+    ),
+    "middle": (
+        *((0.0, 0.0, 0.15, 0.15, 1.0),) * 6,
+        *((0.0, 0.0, 0.4, 0.4, 1.0),) * 2,
+    ),
+}
 #: Layout ``'pyramid'``: share of the queries, and side of their boxes as a share of the image's.
 PYRAMID = ((0.5, 0.12), (0.3, 0.3), (0.2, 0.6))
 #: Smallest deviation, in cells of the map: below it a head could look between the cells.
@@ -137,7 +145,7 @@ class Place:
         centres = centres.flatten(2)
         return cls(torch.cat((centres, centres.square()), dim=1).unsqueeze(1), cell)
 
-    def look(self, boxes: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    def look(self, boxes: Tensor, num_heads: int, kind: str) -> tuple[Tensor, Tensor]:
         """Queries and keys whose product favours the cells where the heads look.
 
         It is the exponent of a Gaussian: ``-a (x - c)^2 = 2ac x - a x^2 - a c^2``, where the last
@@ -147,11 +155,13 @@ class Place:
         Args:
             boxes: Reference boxes (N, Q, 4) as normalised (cx, cy, w, h).
             num_heads: Heads; beyond eight the looks repeat.
+            kind: Key of :data:`LOOKS`.
 
         Returns:
             Queries (N, heads, Q, 4) and keys (N or 1, 1, 4, H*W).
         """
-        looks = boxes.new_tensor([LOOKS[head % len(LOOKS)] for head in range(num_heads)])
+        places = LOOKS[kind]
+        looks = boxes.new_tensor([places[head % len(places)] for head in range(num_heads)])
         shift, spread = looks[None, :, None, :2], looks[None, :, None, 2:4]
         centre, size = boxes[:, None, :, :2], boxes[:, None, :, 2:]
         deviation = torch.maximum(spread * size, LEAST_CELLS * self.cell[:, None, None])

@@ -48,17 +48,18 @@ def test_the_pyramid_has_boxes_of_several_sizes(count: int) -> None:
             assert centres.min() < 0.2 and centres.max() > 0.8
 
 
+@pytest.mark.parametrize("kind", LOOKS)
 @pytest.mark.parametrize("valid", [(6, 8), (4, 5)])
-def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int]) -> None:
+def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int], kind: str) -> None:
     height, width = 6, 8
     mask = None if valid == (height, width) else padded(height, width, valid)
     place = Place.of_map(mask, torch.zeros(1, 3, height, width))
     boxes = torch.tensor([[[0.4, 0.3, 0.5, 0.6]]])
-    query, key = place.look(boxes, len(LOOKS))
+    query, key = place.look(boxes, len(LOOKS[kind]), kind)
     scores = (query @ key).unflatten(-1, (height, width))[0, :, 0, : valid[0], : valid[1]]
     x = (torch.arange(valid[1]) + 0.5) / valid[1]
     y = (torch.arange(valid[0]) + 0.5) / valid[0]
-    for score, (dx, dy, sx, sy, looks) in zip(scores, LOOKS):
+    for score, (dx, dy, sx, sy, looks) in zip(scores, LOOKS[kind]):
         sx, sy = max(sx * 0.5, 0.5 / valid[1]), max(sy * 0.6, 0.5 / valid[0])
         gaussian = -0.5 * ((x - (0.4 + dx * 0.5)) / sx)[None].square()
         gaussian = (gaussian - 0.5 * ((y - (0.3 + dy * 0.6)) / sy)[:, None].square()) * looks
@@ -70,8 +71,8 @@ def test_looks_do_not_depend_on_padding() -> None:
     boxes = torch.rand(1, 5, 4) * 0.5 + 0.1
     alone = Place.of_map(None, torch.zeros(1, 1, 4, 5))
     beside = Place.of_map(padded(7, 9, (4, 5)), torch.zeros(1, 1, 7, 9))
-    query, key = alone.look(boxes, 8)
-    padded_query, padded_key = beside.look(boxes, 8)
+    query, key = alone.look(boxes, 8, "edges")
+    padded_query, padded_key = beside.look(boxes, 8, "edges")
     torch.testing.assert_close(query, padded_query)
     torch.testing.assert_close(
         key.unflatten(-1, (4, 5)), padded_key.unflatten(-1, (7, 9))[..., :4, :5]

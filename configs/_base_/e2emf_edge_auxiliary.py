@@ -14,12 +14,13 @@ model = dict(
         # As many weights as with four.
         num_heads=8,
         # Short trainings from scratch do not overfit.
-        dropout=0.0),
-    # A dense head on the same features teaches the backbone at every position, in training.
-    aux_neck=dict(type='MobileFormerFPN', out_channels=64, num_outs=3),
+        dropout=0.0,
+        # The queries read what the dense head teaches: it is where the objects' middles are.
+        look='middle'),
+    # A dense head on the maps that the queries read teaches at every position, in training.
     aux_head=dict(
         type='FCOSHead',
-        in_channels=64,
+        in_channels=128,
         feat_channels=64,
         stacked_convs=1,
         strides=(8, 16, 32),

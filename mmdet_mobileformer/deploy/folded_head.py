@@ -178,6 +178,7 @@ class FoldedHead(nn.Module):
         super().__init__()
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
         self.num_heads, self.scale_strides = head.num_heads, head.scale_strides
+        self.look = head.look
         self.test_cfg, self.loss_cls = head.test_cfg, head.loss_cls
         self.reference_boxes = head.reference_boxes
         self.encoding: SinePositionalEncoding = head.positional_encoding
@@ -257,7 +258,7 @@ class FoldedHead(nn.Module):
         if place is not None and queries.reference is not None:
             boxes = queries.reference.sigmoid()
             position = position + embed_centres(boxes, self.encoding, place)
-            looks, keys = place.look(boxes, self.num_heads)
+            looks, keys = place.look(boxes, self.num_heads, self.look)
             looks, places = looks.contiguous(), keys[:, 0].transpose(1, 2).contiguous()
         products = question(queries.content + position)
         return position, products["gate"], Asking(products["query"], looks, places)

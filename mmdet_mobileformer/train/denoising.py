@@ -69,11 +69,14 @@ class E2EMFTrainingHead(E2EMFHead):
             )
 
     def loss(
-        self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any]
+        self,
+        feats: Sequence[Tensor],
+        batch_data_samples: Sequence[Any],
+        maps: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """As :class:`E2EMFHead`, with ``dn_*`` and ``group_*`` for the further queries."""
         extra, dn_meta = self._extra_queries(batch_data_samples)
-        outs = self(feats, padding_mask(batch_data_samples, feats[0]), extra)
+        outs = self(feats, padding_mask(batch_data_samples, feats[0]), extra, maps)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses: dict[str, Tensor] = {}

@@ -97,6 +97,8 @@ def adapt_to_processes(cfg: Any, launcher: str) -> None:
 def _plain_batch_norm(value: Any) -> None:
     """SyncBN to BN in every norm_cfg below a model's config."""
     if isinstance(value, dict):
+        if value.get("type") in ("RTMDet", "mmdet.RTMDet"):
+            value["use_syncbn"] = False  # it turns its BatchNorm into SyncBatchNorm unasked
         if value.get("type") in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
             value["type"] = "BN"
         for item in value.values():

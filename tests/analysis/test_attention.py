@@ -49,7 +49,7 @@ def test_to_former_weights_give_the_module_s_output(full: bool) -> None:
     if full:
         mask = torch.zeros(2, 5, 7, dtype=torch.bool)
         mask[1, :, 5:] = True
-        look = Place.of_map(mask, x).look(torch.rand(2, 4, 4), 2)
+        look = Place.of_map(mask, x).look(torch.rand(2, 4, 4), 2, "edges")
         arguments = dict(mask=mask, pos=torch.randn(2, 16, 5, 7), query_pos=torch.randn(2, 4, 12), look=look)
     weights = to_former_weights(module, x, tokens, **arguments)
     assert weights.shape == (2, 2, 4, 5, 7)

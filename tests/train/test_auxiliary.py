@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,47 @@ def test_the_dense_head_can_be_left_out() -> None:
     model = MODELS.build(cfg)
     losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
     assert "loss_cls" in losses and not any(name.startswith("aux.") for name in losses)
+
+
+def test_it_teaches_the_maps_that_the_queries_read() -> None:
+    register_all_modules(init_default_scope=True)
+    model = MODELS.build(Config.fromfile(str(DEMO)).model)
+    maps: list[torch.Tensor] = []
+    feats = model.extract_feat(torch.randn(1, 3, 64, 96))
+    model.bbox_head(feats, maps=maps)
+    assert [tuple(one.shape) for one in maps] == [(1, 128, 2, 3), (1, 128, 4, 6), (1, 128, 8, 12)]
+    losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
+    sum(value for name, value in losses.items() if name.startswith("aux.")).backward()
+    for scale in model.bbox_head.scales:
+        assert scale.project.weight.grad.abs().sum() > 0
+
+
+def test_a_neck_of_its_own_reads_the_backbone_s_features() -> None:
+    register_all_modules(init_default_scope=True)
     cfg = Config.fromfile(str(DEMO)).model
-    cfg.aux_neck = None
-    with pytest.raises(ValueError, match="aux_head without an aux_neck"):
+    cfg.aux_neck = dict(type="MobileFormerFPN", arch="52m", out_channels=128, num_outs=3)
+    model = MODELS.build(cfg)
+    losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
+    sum(value for name, value in losses.items() if name.startswith("aux.")).backward()
+    assert all(scale.project.weight.grad is None for scale in model.bbox_head.scales)
+    assert model.backbone.tokens.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("in_channels", 64), ("strides", (8, 16)), ("strides", (4, 8, 16))]
+)
+def test_a_dense_head_that_does_not_fit_the_maps_is_named(key: str, value: Any) -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    cfg.aux_head[key] = value
+    with pytest.raises(ValueError, match=r"128 channels at strides \[8, 16, 32\], but has") as caught:
+        MODELS.build(cfg)
+    assert str(value if key == "in_channels" else list(value)) in str(caught.value)
+
+
+def test_maps_are_e2emf_s() -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    cfg.bbox_head = dict(cfg.aux_head, in_channels=1)
+    with pytest.raises(ValueError, match="FCOSHead has no maps for an aux_head without an aux_neck"):
         MODELS.build(cfg)

@@ -46,6 +46,20 @@ def test_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [hook["type"] for hook in cfg.custom_hooks] == ["EMAHook", "SyncStatisticsHook"]
 
 
+def test_rtmdet_does_not_turn_its_norms_into_sync_bn_on_cpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does so unasked with several processes, and SyncBatchNorm refuses CPUs."""
+    monkeypatch.setattr(launch, "get_device", lambda: "cpu")
+    cfg = Config(dict(model=dict(type="RTMDet", backbone=dict(norm_cfg=dict(type="BN")))))
+    launch.adapt_to_processes(cfg, "pytorch")
+    assert cfg.model.use_syncbn is False
+    monkeypatch.setattr(launch, "get_device", lambda: "cuda")
+    cfg = Config(dict(model=dict(type="RTMDet")))
+    launch.adapt_to_processes(cfg, "pytorch")
+    assert "use_syncbn" not in cfg.model
+
+
 def test_gpu_keeps_sync_bn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "get_device", lambda: "cuda")
     cfg = config()

@@ -2,4 +2,4 @@
 _base_ = 'e2emf_96m_fast.py'
 
 model = dict(
-    backbone=dict(arch='52m'), bbox_head=dict(arch='52m'), aux_neck=dict(arch='52m'))
+    backbone=dict(arch='52m'), bbox_head=dict(arch='52m'))
