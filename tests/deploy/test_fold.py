@@ -116,7 +116,7 @@ def test_fewer_outputs(kernels: bool) -> None:
         dict(scales=(32,), num_blocks=(2,), sides=("transformer",), in_channels=[96], arch=None),
         dict(sides=("lite", "transformer", "lite"), closing=False, reference_boxes=True),
     ],
-    ids=["plain", "reference boxes", "no closing", "one scale", "other sides"],
+    ids=["plain", "reference boxes", "looks at middles", "no closing", "one scale", "other sides"],
 )
 def test_the_detector_predicts_the_same(head: dict, kernels: bool) -> None:
     model = detector(**head)
