@@ -45,42 +45,41 @@ class E2EMFWithAuxiliary(E2EMF):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.aux_head = None if aux_head is None else MODELS.build(aux_head)
         self.aux_neck = None
         if aux_head is not None and aux_neck is not None:
             self.aux_neck = MODELS.build(aux_neck)
         elif aux_head is not None:
-            _check_maps(self.bbox_head, aux_head)
-        self.aux_head = None if aux_head is None else MODELS.build(aux_head)
+            _check_maps(self.bbox_head, self.aux_head)
         self.aux_weight = aux_weight
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """As :class:`E2EMF`, with the dense head's losses as ``aux.*``."""
         feats = self.extract_feat(batch_inputs, batch_data_samples)
-        losses: dict[str, Tensor]
+        maps: list[Tensor] = []
+        # Heads of mmdet have no maps to give.
+        wanted = (maps,) if self.aux_head is not None and self.aux_neck is None else ()
+        losses: dict[str, Tensor] = self.bbox_head.loss(feats, batch_data_samples, *wanted)
         if self.aux_head is None:
-            losses = self.bbox_head.loss(feats, batch_data_samples)
             return losses
-        if self.aux_neck is None:
-            maps: list[Tensor] = []
-            losses = self.bbox_head.loss(feats, batch_data_samples, maps)
-            dense = self.aux_head.loss(tuple(reversed(maps)), batch_data_samples)
-        else:
-            losses = self.bbox_head.loss(feats, batch_data_samples)
-            dense = self.aux_head.loss(self.aux_neck(feats), batch_data_samples)
-        for name, value in dense.items():
+        read = self.aux_neck(feats) if self.aux_neck is not None else tuple(reversed(maps))
+        for name, value in self.aux_head.loss(read, batch_data_samples).items():
             # Heads give one value, or one per level.
             total: Any = sum(value) if isinstance(value, (list, tuple)) else value
             losses[f"aux.{name}"] = total * self.aux_weight
         return losses
 
 
-def _check_maps(bbox_head: Any, aux_head: dict[str, Any]) -> None:
+def _check_maps(bbox_head: Any, aux_head: Any) -> None:
     """Raise ValueError if a dense head does not fit the maps of a query head."""
     if not isinstance(bbox_head, E2EMFHead):
         raise ValueError(
             f"{type(bbox_head).__name__} has no maps for an aux_head without an aux_neck: give one"
         )
-    found = (aux_head.get("in_channels"), list(aux_head.get("strides", ())))
+    # Dense heads of mmdet, with anchors or without, know their strides as pairs.
+    priors = getattr(aux_head, "prior_generator", None)
+    strides = None if priors is None else [stride[0] for stride in priors.strides]
+    found = (getattr(aux_head, "in_channels", None), strides)
     wanted = (bbox_head.embed_dims, sorted(bbox_head.scale_strides))
     if found != wanted:
         raise ValueError(

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 
+from .resume import type_name
+
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -97,7 +99,7 @@ def adapt_to_processes(cfg: Any, launcher: str) -> None:
 def _plain_batch_norm(value: Any) -> None:
     """SyncBN to BN in every norm_cfg below a model's config."""
     if isinstance(value, dict):
-        if value.get("type") in ("RTMDet", "mmdet.RTMDet"):
+        if type_name(value) == "RTMDet":
             value["use_syncbn"] = False  # it turns its BatchNorm into SyncBatchNorm unasked
         if value.get("type") in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
             value["type"] = "BN"

@@ -101,8 +101,29 @@ def test_a_dense_head_that_does_not_fit_the_maps_is_named(key: str, value: Any) 
     assert str(value if key == "in_channels" else list(value)) in str(caught.value)
 
 
+def test_a_dense_head_with_anchors_reads_the_maps_too() -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    anchors = dict(type="AnchorGenerator", ratios=[1.0], scales=[4], strides=[8, 16, 32])
+    cfg.aux_head = dict(
+        type="ATSSHead", num_classes=6, in_channels=128, feat_channels=32, stacked_convs=1,
+        anchor_generator=anchors,
+        train_cfg=dict(assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1),
+    )
+    model = MODELS.build(cfg)
+    losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
+    assert torch.isfinite(losses["aux.loss_bbox"]) and losses["aux.loss_bbox"] > 0
+    cfg.aux_head.anchor_generator.strides = [16, 32, 64]
+    with pytest.raises(ValueError, match=r"strides=\[16, 32, 64\]"):
+        MODELS.build(cfg)
+
+
 def test_maps_are_e2emf_s() -> None:
     register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    cfg.aux_head = dict(type="DETRHead", num_classes=6)
+    with pytest.raises(ValueError, match="strides=None: change it, or give an aux_neck"):
+        MODELS.build(cfg)
     cfg = Config.fromfile(str(DEMO)).model
     cfg.bbox_head = dict(cfg.aux_head, in_channels=1)
     with pytest.raises(ValueError, match="FCOSHead has no maps for an aux_head without an aux_neck"):
