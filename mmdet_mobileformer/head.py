@@ -14,13 +14,15 @@ from typing import Any, cast
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.layers import SinePositionalEncoding
+from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.registry import MODELS
 from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
-from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes
+from .head_losses import losses_of_blocks
+from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes, move_boxes
 from .layers import MobileToFormer
 
 
@@ -74,6 +76,8 @@ class E2EMFHead(DETRHead):
             ``'grid'``: on one grid; ``'pyramid'``: on a grid for each of three sizes.
         look: Where the heads look at a reference box first: ``'edges'`` (the middle, the edges,
             around it) or ``'middle'``.
+        deltas: How a block changes a reference box: ``'logit'`` (by adding to its logits) or
+            ``'box'`` (relative to its own size).
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
             (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
             sine embedding of points on a grid, so that every query looks elsewhere from the start.
@@ -106,6 +110,7 @@ class E2EMFHead(DETRHead):
         closing: bool = True,
         reference_boxes: bool | str = False,
         look: str = "edges",
+        deltas: str = "logit",
         query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
@@ -137,8 +142,9 @@ class E2EMFHead(DETRHead):
         self.num_heads = num_heads
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
-        query_init = check_queries(reference_boxes, query_init, look)
+        query_init = check_queries(reference_boxes, query_init, look, deltas)
         self.look = look
+        self.deltas = deltas
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
@@ -289,7 +295,7 @@ class E2EMFHead(DETRHead):
             change: Tensor = self.fc_reg(self.activate(self.reg_ffn(_at_least_float32(content))))
         if queries.reference is None:
             return change
-        boxes = queries.reference + change
+        boxes = move_boxes(queries.reference, change, self.deltas)
         queries.reference = boxes.detach()
         return boxes
 
@@ -333,10 +339,27 @@ class E2EMFHead(DETRHead):
             ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last prediction, ``d0.loss_cls`` ... of
             the others.
         """
-        outs = self(feats, padding_mask(batch_data_samples, feats[0]), maps=maps)
+        logits, boxes = self(feats, padding_mask(batch_data_samples, feats[0]), maps=maps)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
-        losses: dict[str, Tensor] = self.loss_by_feat(*outs, gt_instances, metas)
+        return self.loss_by_feat(logits, boxes, gt_instances, metas)
+
+    def loss_by_feat(
+        self,
+        all_layers_cls_scores: Tensor,
+        all_layers_bbox_preds: Tensor,
+        batch_gt_instances: Sequence[Any],
+        batch_img_metas: Sequence[Any],
+        batch_gt_instances_ignore: None = None,
+    ) -> dict[str, Tensor]:
+        """DETRHead's losses; see :func:`.head_losses.losses_of_blocks` for shapes."""
+        arguments = (
+            all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas
+        )
+        if isinstance(self.assigner, HungarianAssigner):
+            return losses_of_blocks(self, *arguments)
+        # Assigners of another kind know one block and one image at a time.
+        losses: dict[str, Tensor] = super().loss_by_feat(*arguments)
         return losses
 
     def predict(
@@ -362,11 +385,11 @@ class E2EMFHead(DETRHead):
         self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any]
     ) -> tuple[dict[str, Tensor], list[Any]]:
         """:meth:`loss` and, from the same forward pass, predictions in pixels of the input."""
-        outs = self(feats, padding_mask(batch_data_samples, feats[0]))
+        logits, boxes = self(feats, padding_mask(batch_data_samples, feats[0]))
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
-        losses = self.loss_by_feat(*outs, gt_instances, metas)
-        return losses, self.predict_by_feat(*outs, batch_img_metas=metas, rescale=False)
+        losses = self.loss_by_feat(logits, boxes, gt_instances, metas)
+        return losses, self.predict_by_feat(logits, boxes, batch_img_metas=metas, rescale=False)
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .archs import STRIDES, get_arch
-from .head_reference import LOOKS
+from .head_reference import DELTAS, LOOKS
 
 
 def split_background(
@@ -77,7 +77,9 @@ def check_arguments(
         raise ValueError(f"embed_dims {embed_dims} must be a multiple of 4 and of {num_heads} heads")
 
 
-def check_queries(reference_boxes: bool | str, query_init: str | None, look: str) -> str:
+def check_queries(
+    reference_boxes: bool | str, query_init: str | None, look: str, deltas: str
+) -> str:
     """E2EMFHead's ``query_init`` with its default; raises ValueError if it does not fit."""
     if reference_boxes not in (False, True, "grid", "pyramid"):
         raise ValueError(
@@ -85,6 +87,8 @@ def check_queries(reference_boxes: bool | str, query_init: str | None, look: str
         )
     if look not in LOOKS:
         raise ValueError(f"look is {look!r}: choose one of {', '.join(map(repr, LOOKS))}")
+    if deltas not in DELTAS:
+        raise ValueError(f"deltas is {deltas!r}: choose one of {', '.join(map(repr, DELTAS))}")
     if query_init is None:
         # With boxes the queries differ by these alone at first.
         return "zeros" if reference_boxes else "normal"

@@ -37,6 +37,12 @@ LOOKS = {
 }
 #: Layout ``'pyramid'``: share of the queries, and side of their boxes as a share of the image's.
 PYRAMID = ((0.5, 0.12), (0.3, 0.3), (0.2, 0.6))
+#: What a block predicts of a reference box: ``'logit'``: changes of the logits of (cx, cy, w, h), as in
+#: DAB-DETR; ``'box'``: moves in widths and heights of the box and the logarithm of its growth, as in
+#: Faster R-CNN: the same whatever the box's place and size, of which a query's content knows nothing.
+DELTAS = ("logit", "box")
+#: Smallest side and distance to the edge of the image of a moved box, as a share of the image's side.
+LEAST_SHARE = 1e-4
 #: Smallest deviation, in cells of the map: below it a head could look between the cells.
 LEAST_CELLS = 0.5
 
@@ -81,6 +87,27 @@ def pyramid_boxes(count: int) -> Tensor:
 
 #: Layouts of the queries' first boxes.
 LAYOUTS = {"grid": grid_boxes, "pyramid": pyramid_boxes}
+
+
+def move_boxes(boxes: Tensor, change: Tensor, deltas: str) -> Tensor:
+    """Reference boxes after a block.
+
+    Args:
+        boxes: (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
+        change: What the block predicts, (N, Q, 4).
+        deltas: One of :data:`DELTAS`.
+
+    Returns:
+        As ``boxes``.
+    """
+    if deltas == "logit":
+        return boxes + change
+    centre, size = boxes.sigmoid().split(2, dim=-1)
+    # Four blocks reach every size from every other.
+    growth = change[..., 2:].clamp(-3, 3).exp()
+    moved = torch.cat((centre + change[..., :2] * size, size * growth), dim=-1)
+    moved = moved.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    return (moved / (1 - moved)).log()
 
 
 @dataclass

@@ -361,6 +361,7 @@ def test_queries_start_where_they_are_told_to() -> None:
     [
         (dict(reference_boxes="tower"), "choose False, True, 'grid' or 'pyramid'"),
         (dict(look="left"), "choose one of 'edges', 'middle'"),
+        (dict(deltas="corners"), "choose one of 'logit', 'box'"),
         (dict(query_init="ones"), "choose 'normal', 'zeros' or 'grid'"),
         (dict(query_init="zeros"), "makes all queries the same"),
         (dict(query_init="grid", reference_boxes=True), "leave query_init='grid' out"),

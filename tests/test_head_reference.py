@@ -14,6 +14,7 @@ from mmdet_mobileformer.head_reference import (  # noqa: E402
     Queries,
     embed_centres,
     grid_boxes,
+    move_boxes,
     pyramid_boxes,
 )
 
@@ -46,6 +47,35 @@ def test_the_pyramid_has_boxes_of_several_sizes(count: int) -> None:
         for side in boxes[:, 2].unique():
             centres = boxes[boxes[:, 2] == side][:, :2]
             assert centres.min() < 0.2 and centres.max() > 0.8
+
+
+def test_deltas_of_boxes_are_those_of_faster_rcnn() -> None:
+    """mmdet's coder is the reference, wherever the box lies in the image."""
+    from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+    from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+
+    torch.manual_seed(0)
+    boxes = torch.rand(50, 4, dtype=torch.float64) * 0.3 + 0.3
+    change = torch.randn(50, 4, dtype=torch.float64) * 0.4
+    coder = DeltaXYWHBBoxCoder(clip_border=False)
+    expected = bbox_xyxy_to_cxcywh(coder.decode(bbox_cxcywh_to_xyxy(boxes), change))
+    found = move_boxes(boxes.logit(), change, "box").sigmoid()
+    inside = (expected > 1e-3).all(1) & (expected < 1 - 1e-3).all(1)
+    assert inside.sum() > 40
+    torch.testing.assert_close(found[inside], expected[inside])
+    unchanged = move_boxes(boxes.logit(), torch.zeros_like(change), "box")
+    torch.testing.assert_close(unchanged, boxes.logit())
+    torch.testing.assert_close(move_boxes(boxes.logit(), change, "logit"), boxes.logit() + change)
+
+
+def test_moved_boxes_stay_in_the_image_and_finite() -> None:
+    boxes = grid_boxes(9).requires_grad_()
+    for size in (1e-3, 1.0, 1e3, 1e30):
+        change = torch.randn(9, 4) * size
+        moved = move_boxes(boxes, change, "box")
+        assert moved.isfinite().all()
+        assert moved.sigmoid().min() > 0 and moved.sigmoid().max() < 1
+        assert torch.autograd.grad(moved.sum(), boxes)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("kind", LOOKS)

@@ -16,13 +16,16 @@ model = dict(
         # Short trainings from scratch do not overfit.
         dropout=0.0,
         # The queries read what the dense head teaches: it is where the objects' middles are.
-        look='middle'),
-    # A dense head on the maps that the queries read teaches at every position, in training.
+        look='middle',
+        # What moves a box depends neither on its place nor on its size.
+        deltas='box'),
+    # A dense head on the maps that the queries read teaches at every position, in training. It has no layers
+    # of its own before its predictions: class and box are to be found in the maps themselves.
     aux_head=dict(
         type='FCOSHead',
         in_channels=128,
-        feat_channels=64,
-        stacked_convs=1,
+        feat_channels=128,
+        stacked_convs=0,
         strides=(8, 16, 32),
         center_sampling=True,
         norm_on_bbox=True,

@@ -129,6 +129,8 @@ def variants() -> dict[str, Variant]:
                                         num_outs=3)}),
         Variant("look_at_edges", "heads look at the edges of the boxes too", group,
                 {f"{head}look": "edges"}),
+        Variant("deltas_of_logits", "blocks change the logits of boxes", group,
+                {f"{head}deltas": "logit"}),
         Variant("flip", "no crops", group, {}, "flip"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),

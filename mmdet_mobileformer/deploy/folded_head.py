@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
-from ..head_reference import Place, Queries, embed_centres
+from ..head_reference import Place, Queries, embed_centres, move_boxes
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -178,7 +178,7 @@ class FoldedHead(nn.Module):
         super().__init__()
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
         self.num_heads, self.scale_strides = head.num_heads, head.scale_strides
-        self.look = head.look
+        self.look, self.deltas = head.look, head.deltas
         self.test_cfg, self.loss_cls = head.test_cfg, head.loss_cls
         self.reference_boxes = head.reference_boxes
         self.encoding: SinePositionalEncoding = head.positional_encoding
@@ -265,7 +265,9 @@ class FoldedHead(nn.Module):
 
     def _boxes(self, queries: Queries) -> Tensor:
         change: Tensor = self.fc_reg(self.activate(self.reg_ffn(queries.content)))
-        return change if queries.reference is None else queries.reference + change
+        if queries.reference is None:
+            return change
+        return move_boxes(queries.reference, change, self.deltas)
 
     def _refine(self, queries: Queries) -> None:
         """With reference boxes the next block needs them; without, only the last are predicted."""

@@ -76,20 +76,20 @@ class E2EMFTrainingHead(E2EMFHead):
     ) -> dict[str, Tensor]:
         """As :class:`E2EMFHead`, with ``dn_*`` and ``group_*`` for the further queries."""
         extra, dn_meta = self._extra_queries(batch_data_samples)
-        outs = self(feats, padding_mask(batch_data_samples, feats[0]), extra, maps)
+        logits, boxes = self(feats, padding_mask(batch_data_samples, feats[0]), extra, maps)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
-        losses: dict[str, Tensor] = {}
-        first = outs[0].shape[2] - self.num_queries
-        losses.update(self.loss_by_feat(*(out[:, :, first:] for out in outs), gt_instances, metas))
+        first = logits.shape[2] - self.num_queries
+        losses = self.loss_by_feat(logits[:, :, first:], boxes[:, :, first:], gt_instances, metas)
         for _ in range(self.groups):
             first -= self.num_queries
-            one = [out[:, :, first : first + self.num_queries] for out in outs]
-            for name, value in self.loss_by_feat(*one, gt_instances, metas).items():
+            one = slice(first, first + self.num_queries)
+            group = self.loss_by_feat(logits[:, :, one], boxes[:, :, one], gt_instances, metas)
+            for name, value in group.items():
                 name = f"group_{name}"
                 losses[name] = losses.get(name, 0) + value / self.groups
         if dn_meta is not None:
-            denoised = [out[:, :, :first] for out in outs]
+            denoised = [out[:, :, :first] for out in (logits, boxes)]
             losses.update(self._denoising_losses(denoised, gt_instances, metas, dn_meta))
         elif self.denoising is not None:
             # DDP wants a gradient of every parameter, also from a batch without boxes.

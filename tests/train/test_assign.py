@@ -18,8 +18,9 @@ from mmengine.structures import InstanceData
 from tiny_run import CONFIG
 
 import mmdet_mobileformer  # noqa: F401
-from mmdet_mobileformer.train import assign
-from mmdet_mobileformer.train.assign import finite_costs, use_finite_assigner
+from mmdet_mobileformer import matching
+from mmdet_mobileformer.matching import finite_costs
+from mmdet_mobileformer.train.assign import use_finite_assigner
 
 NAN, INF = float("nan"), float("inf")
 COSTS = [
@@ -32,7 +33,7 @@ COSTS = [
 @pytest.fixture(autouse=True)
 def scope(monkeypatch: pytest.MonkeyPatch) -> None:
     init_default_scope("mmdet")
-    monkeypatch.setattr(assign, "_warned", False)
+    monkeypatch.setattr(matching, "_warned", False)
 
 
 def instances(queries: int, boxes: int) -> tuple[InstanceData, InstanceData]:
