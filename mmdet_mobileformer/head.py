@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.layers import SinePositionalEncoding
-from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.registry import MODELS
 from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from .head_losses import losses_of_blocks
 from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes, move_boxes
 from .layers import MobileToFormer
+from .matching import is_hungarian
 
 
 def padding_mask(batch_data_samples: Sequence[Any] | None, batch_inputs: Tensor) -> Tensor | None:
@@ -356,9 +356,9 @@ class E2EMFHead(DETRHead):
         arguments = (
             all_layers_cls_scores, all_layers_bbox_preds, batch_gt_instances, batch_img_metas
         )
-        if isinstance(self.assigner, HungarianAssigner):
+        if is_hungarian(self.assigner):
             return losses_of_blocks(self, *arguments)
-        # Assigners of another kind know one block and one image at a time.
+        # Others know one block and one image at a time.
         losses: dict[str, Tensor] = super().loss_by_feat(*arguments)
         return losses
 

@@ -102,12 +102,12 @@ def move_boxes(boxes: Tensor, change: Tensor, deltas: str) -> Tensor:
     """
     if deltas == "logit":
         return boxes + change
-    centre, size = boxes.sigmoid().split(2, dim=-1)
+    boxes = boxes.sigmoid()
+    centre, size = boxes[..., :2], boxes[..., 2:]
     # Four blocks reach every size from every other.
     growth = change[..., 2:].clamp(-3, 3).exp()
     moved = torch.cat((centre + change[..., :2] * size, size * growth), dim=-1)
-    moved = moved.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
-    return (moved / (1 - moved)).log()
+    return moved.clamp(LEAST_SHARE, 1 - LEAST_SHARE).logit()
 
 
 @dataclass
@@ -165,8 +165,12 @@ class Place:
         columns, rows = (~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)
         cell = 1 / torch.stack((columns, rows), dim=1).to(torch.float32)
         # Measured from the middle of the image, for precision.
-        x = (torch.arange(width, device=feat.device) + 0.5) * cell[:, :1] - 0.5
-        y = (torch.arange(height, device=feat.device) + 0.5) * cell[:, 1:] - 0.5
+        # In float32 from the start: of whole numbers a traced graph of one size makes float64.
+        column, row = (
+            torch.arange(count, device=feat.device, dtype=torch.float32) for count in (width, height)
+        )
+        x = (column + 0.5) * cell[:, :1] - 0.5
+        y = (row + 0.5) * cell[:, 1:] - 0.5
         shape = (len(cell), height, width)
         centres = torch.stack((x[:, None].expand(shape), y[:, :, None].expand(shape)), dim=1)
         centres = centres.flatten(2)
@@ -212,7 +216,7 @@ def embed_centres(
     """
     point = boxes[..., :2] if place is None else boxes[..., :2] + 0.5 * place.cell[:, None]
     point = point * encoding.scale
-    index = torch.arange(encoding.num_feats, device=boxes.device)
+    index = torch.arange(encoding.num_feats, device=boxes.device, dtype=torch.float32)
     wave = encoding.temperature ** (2 * (index // 2) / encoding.num_feats)
     angle = point[..., None] / wave
     parts = torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

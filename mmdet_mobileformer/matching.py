@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.task_modules.assigners import AssignResult, HungarianAssigner
+from mmdet.registry import TASK_UTILS
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -74,3 +76,46 @@ def _warn_once(img_meta: Mapping[str, Any] | None) -> None:
             "worst; this is said once",
             stacklevel=3,
         )
+
+
+@TASK_UTILS.register_module()
+class FiniteHungarianAssigner(HungarianAssigner):
+    """mmdet's HungarianAssigner with :func:`match`, the same for finite costs.
+
+    Arguments are those of HungarianAssigner.
+    """
+
+    def assign(
+        self, pred_instances: Any, gt_instances: Any, img_meta: Any = None, **kwargs: Any
+    ) -> AssignResult:
+        """Match each box to one query.
+
+        Args:
+            pred_instances: With what the match costs read, such as ``scores`` and ``bboxes``.
+            gt_instances: With ``bboxes`` (boxes, 4) and ``labels`` (boxes,).
+            img_meta: Information of the image for the match costs.
+
+        Returns:
+            ``gt_inds`` (queries,): 0 where unmatched, else the box's index plus one; ``labels``.
+        """
+        queries, boxes = len(pred_instances), len(gt_instances)
+        if queries == 0 or boxes == 0:
+            return super().assign(pred_instances, gt_instances, img_meta, **kwargs)
+        rows, columns = match(
+            total_cost(self.match_costs, pred_instances, gt_instances, img_meta), img_meta
+        )
+        labels = gt_instances.labels
+        rows, columns = rows.to(labels.device), columns.to(labels.device)
+        matched = labels.new_zeros(queries, dtype=torch.long)
+        matched[rows] = columns + 1
+        matched_labels = torch.full_like(matched, -1)
+        matched_labels[rows] = labels[columns]
+        return AssignResult(boxes, matched, None, labels=matched_labels)
+
+
+def is_hungarian(assigner: Any) -> bool:
+    """Whether an assigner does what :func:`match` does with its ``match_costs``.
+
+    A subclass may assign otherwise, so it does not count.
+    """
+    return type(assigner) in (HungarianAssigner, FiniteHungarianAssigner)

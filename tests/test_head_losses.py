@@ -105,10 +105,10 @@ def test_each_block_matches_by_itself() -> None:
 
 
 def test_other_assigners_take_mmdets_way() -> None:
-    """One without match costs: the first queries take the boxes as they come."""
-    from mmdet.models.task_modules.assigners import AssignResult
+    """One that assigns otherwise: the first queries take the boxes as they come."""
+    from mmdet.models.task_modules.assigners import AssignResult, HungarianAssigner
 
-    class InOrder:
+    class InOrder(HungarianAssigner):
         def assign(self, pred_instances: Any, gt_instances: Any, **kwargs: Any) -> AssignResult:
             found = torch.zeros(len(pred_instances), dtype=torch.long)
             found[: len(gt_instances)] = torch.arange(len(gt_instances)) + 1
@@ -118,6 +118,6 @@ def test_other_assigners_take_mmdets_way() -> None:
     head = make_head("quality")
     batch = make_batch(head, [2, 1])
     matched = head.loss_by_feat(*batch)
-    head.assigner = InOrder()
+    head.assigner = InOrder(FOCAL_COSTS)
     ordered = head.loss_by_feat(*batch)
     assert set(ordered) == set(matched) and ordered["loss_bbox"] > matched["loss_bbox"]
