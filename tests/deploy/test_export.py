@@ -16,7 +16,7 @@ pytest.importorskip("mmdet.models")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_detector import build, write  # noqa: E402
+from tiny_detector import SIGMOID, build, write  # noqa: E402
 
 from mmdet_mobileformer import __version__  # noqa: E402
 from mmdet_mobileformer.deploy import exact  # noqa: E402
@@ -166,6 +166,17 @@ def test_fixed_size_openvino_and_no_normalisation(tmp_path: Path) -> None:
     for one, other in zip(*found):
         np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deltas", ["logit", "box"])
+def test_fixed_size_with_reference_boxes(tmp_path: Path, deltas: str) -> None:
+    """Constants of a fixed size were of another precision than what they meet."""
+    more = SIGMOID + f"model['bbox_head'].update(look='middle', deltas='{deltas}')\n"
+    config, checkpoint = write(tmp_path, more)
+    rows = export(str(config), str(checkpoint), tmp_path / "a.onnx", size=(65, 98), say=silent)
+    assert [(row.shape, row.missing) for row in rows] == [((1, 65, 98), 0)]
+    assert rows[0].detections > 0 and rows[0].box < 0.01
 
 
 @pytest.mark.slow
