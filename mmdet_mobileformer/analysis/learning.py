@@ -19,7 +19,8 @@ from ..data.shapes import CLASSES as SHAPES
 SELECT = 200
 #: Images of a step, over all processes.
 BATCH = 16
-#: Points of the curve, at even shares of the time.
+#: Points of a reported run's curve, at even shares of the time. Of other runs the end alone counts: ten
+#: validations of a trial take almost as long as its half.
 POINTS = 10
 #: Mosaic and mixup end at this share of the time.
 MOSAIC_UNTIL = 0.85

@@ -157,7 +157,9 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
     select = f"{places.split}/select.json"
     val = f"{places.root}/{source.val[0]}"
     train_cfg: dict[str, Any] = dict(
-        type="MinutesTrainLoop", minutes=run.minutes, val_points=POINTS
+        type="MinutesTrainLoop",
+        minutes=run.minutes,
+        val_points=POINTS if run.kind == "report" else 1,
     )
     hooks: list[dict[str, Any]] = [dict(type="NumClassCheckHook")]
     if run.ema:
