@@ -24,8 +24,8 @@ setup: ## the virtual environment .venv with the verified versions (first time a
 demo: setup ## draw the embedded data set, train a small E2E-MF on it, score it and show it (20 minutes at most)
 	$(VPY) tools/demo.py
 
-demo-short: setup ## the same with six minutes of training, which is what CI has time for
-	$(VPY) tools/demo.py --least-ap 0.02 --cfg-options train_cfg.minutes=6
+demo-short: setup ## the same with five minutes of training, which is what CI has time for
+	$(VPY) tools/demo.py --least-ap 0.02 --cfg-options train_cfg.minutes=5
 
 # Tests run side by side, a file in one process: what a file's tests share, such as the blocks of a page, is made once.
 test: setup ## the test suite (10 minutes at most)

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from .head_losses import losses_of_blocks
-from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes, move_boxes
+from .head_reference import (
+    LAYOUTS,
+    Place,
+    Queries,
+    embed_centres,
+    embed_sizes,
+    grid_boxes,
+    move_boxes,
+)
 from .layers import MobileToFormer
 from .matching import is_hungarian
 
@@ -78,6 +86,8 @@ class E2EMFHead(DETRHead):
             around it) or ``'middle'``.
         deltas: How a block changes a reference box: ``'logit'`` (by adding to its logits) or
             ``'box'`` (relative to its own size).
+        size_aware: Whether a block that changes a reference box knows its size: the embedding of its
+            sides is added to what the change is predicted from.
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
             (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
             sine embedding of points on a grid, so that every query looks elsewhere from the start.
@@ -111,6 +121,7 @@ class E2EMFHead(DETRHead):
         reference_boxes: bool | str = False,
         look: str = "edges",
         deltas: str = "logit",
+        size_aware: bool = False,
         query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
@@ -142,9 +153,10 @@ class E2EMFHead(DETRHead):
         self.num_heads = num_heads
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
-        query_init = check_queries(reference_boxes, query_init, look, deltas)
+        query_init = check_queries(reference_boxes, query_init, look, deltas, size_aware)
         self.look = look
         self.deltas = deltas
+        self.size_aware = size_aware
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
@@ -292,7 +304,10 @@ class E2EMFHead(DETRHead):
         content = queries.content
         # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
         with _full_precision(content):
-            change: Tensor = self.fc_reg(self.activate(self.reg_ffn(_at_least_float32(content))))
+            known = _at_least_float32(content)
+            if self.size_aware and queries.reference is not None:
+                known = known + embed_sizes(queries.reference, self.embed_dims)
+            change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
         if queries.reference is None:
             return change
         boxes = move_boxes(queries.reference, change, self.deltas)

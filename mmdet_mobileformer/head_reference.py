@@ -9,9 +9,11 @@ nothing here is learned and nothing adds parameters.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
@@ -108,6 +110,26 @@ def move_boxes(boxes: Tensor, change: Tensor, deltas: str) -> Tensor:
     growth = change[..., 2:].clamp(-3, 3).exp()
     moved = torch.cat((centre + change[..., :2] * size, size * growth), dim=-1)
     return moved.clamp(LEAST_SHARE, 1 - LEAST_SHARE).logit()
+
+
+def embed_sizes(boxes: Tensor, channels: int) -> Tensor:
+    """Sine embedding of the boxes' sides, for the prediction of how they change.
+
+    A block reads from the features how large its object is, and predicts how much the box has to grow:
+    that is the difference to the box's own size.
+
+    Args:
+        boxes: (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
+        channels: C, a multiple of 4.
+
+    Returns:
+        (N, Q, C): sines, then cosines, of the width's logarithm, then the height's.
+    """
+    sides = F.logsigmoid(boxes[..., 2:]) / math.log(2)
+    # The slowest wave is nearly linear over all sizes, the fastest tells an eighth of an octave.
+    octaves = torch.linspace(-1.5, 1.0, channels // 4, device=boxes.device, dtype=boxes.dtype)
+    angle = sides[..., None] * torch.exp2(octaves)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData  # noqa: E402
 from torch import nn  # noqa: E402
 
 from mmdet_mobileformer import E2EMF, E2EMFHead  # noqa: E402
+from mmdet_mobileformer.head_reference import Queries  # noqa: E402
 
 SMALL = dict(
     num_classes=3,
@@ -356,12 +357,25 @@ def test_queries_start_where_they_are_told_to() -> None:
     ).query_embedding.weight.std() > 0.9
 
 
+@pytest.mark.parametrize("aware", [False, True])
+def test_an_aware_block_knows_the_size_of_the_box_it_changes(aware: bool) -> None:
+    """With the same content, boxes of other sizes change otherwise; boxes at other places do not."""
+    model = head(reference_boxes=True, size_aware=aware)
+    nn.init.normal_(model.fc_reg.weight)
+    before = torch.tensor([[[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.2, 0.3], [0.5, 0.5, 0.4, 0.3]]]).logit()
+    content = torch.randn(1, 1, 32).expand(1, 3, 32)
+    change = (model._refine_boxes(Queries(content, content, before)) - before)[0]
+    torch.testing.assert_close(change[0], change[1])
+    assert torch.allclose(change[0], change[2]) != aware
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (dict(reference_boxes="tower"), "choose False, True, 'grid' or 'pyramid'"),
         (dict(look="left"), "choose one of 'edges', 'middle'"),
         (dict(deltas="corners"), "choose one of 'logit', 'box'"),
+        (dict(size_aware=True), "set reference_boxes too"),
         (dict(query_init="ones"), "choose 'normal', 'zeros' or 'grid'"),
         (dict(query_init="zeros"), "makes all queries the same"),
         (dict(query_init="grid", reference_boxes=True), "leave query_init='grid' out"),

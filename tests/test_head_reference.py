@@ -13,6 +13,7 @@ from mmdet_mobileformer.head_reference import (  # noqa: E402
     Place,
     Queries,
     embed_centres,
+    embed_sizes,
     grid_boxes,
     move_boxes,
     pyramid_boxes,
@@ -66,6 +67,21 @@ def test_deltas_of_boxes_are_those_of_faster_rcnn() -> None:
     unchanged = move_boxes(boxes.logit(), torch.zeros_like(change), "box")
     torch.testing.assert_close(unchanged, boxes.logit())
     torch.testing.assert_close(move_boxes(boxes.logit(), change, "logit"), boxes.logit() + change)
+
+
+def test_sizes_are_told_apart_whatever_the_place() -> None:
+    boxes = torch.rand(1, 200, 4, dtype=torch.float64).clamp(0.01, 0.99)
+    one = embed_sizes(boxes.logit(), 64)
+    assert one.shape == (1, 200, 64) and one.abs().max() <= 1
+    moved = torch.cat((1 - boxes[..., :2], boxes[..., 2:]), dim=-1)
+    torch.testing.assert_close(embed_sizes(moved.logit(), 64), one)
+    # A linear layer reads the logarithm of the sides out of it.
+    sides = boxes[0, :, 2:].log2()
+    inputs = torch.cat((one[0], torch.ones(200, 1, dtype=torch.float64)), dim=1)
+    read = inputs @ torch.linalg.lstsq(inputs, sides).solution
+    assert (read - sides).abs().max() < 0.05
+    # The smallest and largest that a box may have.
+    assert embed_sizes(torch.tensor([[[0.0, 0.0, -80.0, 80.0]]]), 8).isfinite().all()
 
 
 def test_moved_boxes_stay_in_the_image_and_finite() -> None:

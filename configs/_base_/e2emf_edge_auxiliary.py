@@ -17,8 +17,9 @@ model = dict(
         dropout=0.0,
         # The queries read what the dense head teaches: it is where the objects' middles are.
         look='middle',
-        # What moves a box depends neither on its place nor on its size.
-        deltas='box'),
+        # A box moves by shares of itself, wherever it is, and by a block that knows its size.
+        deltas='box',
+        size_aware=True),
     # A dense head on the maps that the queries read teaches at every position, in training. It has no layers
     # of its own before its predictions: class and box are to be found in the maps themselves.
     aux_head=dict(

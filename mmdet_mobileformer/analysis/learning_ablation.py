@@ -68,6 +68,7 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
         options["model.aux_head"] = None
     if "boxes" not in parts:
         options[f"{head}reference_boxes"] = False
+        options[f"{head}size_aware"] = False
         if "init" in parts:
             options[f"{head}query_init"] = "grid"
     elif "init" not in parts:
@@ -131,6 +132,8 @@ def variants() -> dict[str, Variant]:
                 {f"{head}look": "edges"}),
         Variant("deltas_of_logits", "blocks change the logits of boxes", group,
                 {f"{head}deltas": "logit"}),
+        Variant("not_size_aware", "blocks do not know the size of the box they change", group,
+                {f"{head}size_aware": False}),
         Variant("flip", "no crops", group, {}, "flip"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),

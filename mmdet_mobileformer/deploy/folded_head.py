@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
-from ..head_reference import Place, Queries, embed_centres, move_boxes
+from ..head_reference import Place, Queries, embed_centres, embed_sizes, move_boxes
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -178,7 +178,7 @@ class FoldedHead(nn.Module):
         super().__init__()
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
         self.num_heads, self.scale_strides = head.num_heads, head.scale_strides
-        self.look, self.deltas = head.look, head.deltas
+        self.look, self.deltas, self.size_aware = head.look, head.deltas, head.size_aware
         self.test_cfg, self.loss_cls = head.test_cfg, head.loss_cls
         self.reference_boxes = head.reference_boxes
         self.encoding: SinePositionalEncoding = head.positional_encoding
@@ -264,7 +264,10 @@ class FoldedHead(nn.Module):
         return position, products["gate"], Asking(products["query"], looks, places)
 
     def _boxes(self, queries: Queries) -> Tensor:
-        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(queries.content)))
+        known = queries.content
+        if self.size_aware and queries.reference is not None:
+            known = known + embed_sizes(queries.reference, known.shape[-1])
+        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
         if queries.reference is None:
             return change
         return move_boxes(queries.reference, change, self.deltas)

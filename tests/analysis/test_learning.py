@@ -22,6 +22,7 @@ from mmdet_mobileformer.analysis.learning import (  # noqa: E402
     AUGMENTATIONS,
     CANDIDATES,
     MOSAIC_UNTIL,
+    POINTS,
     TASKS,
     Places,
     Run,
@@ -111,6 +112,11 @@ def test_everyone_starts_from_scratch_under_the_same_conditions(name: str) -> No
     assert cfg.train_dataloader.dataset.ann_file == "SPLIT/fit.json"
     assert cfg.val_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file == "SPLIT/select.json"
     assert cfg.test_evaluator.ann_file == f"DATA/{cfg.test_dataloader.dataset.ann_file}"
+
+
+@pytest.mark.parametrize("kind, points", [("report", POINTS), ("trial", 1), ("ablation", 1)])
+def test_only_a_reported_run_has_a_curve(kind: str, points: int) -> None:
+    assert run_config(replace(FAST, kind=kind)).train_cfg.val_points == points
 
 
 @pytest.mark.slow

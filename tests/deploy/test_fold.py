@@ -111,7 +111,7 @@ def test_fewer_outputs(kernels: bool) -> None:
     [
         {},
         dict(reference_boxes=True),
-        dict(reference_boxes=True, look="middle", deltas="box"),
+        dict(reference_boxes=True, look="middle", deltas="box", size_aware=True),
         dict(closing=False, position="shared"),
         dict(scales=(32,), num_blocks=(2,), sides=("transformer",), in_channels=[96], arch=None),
         dict(sides=("lite", "transformer", "lite"), closing=False, reference_boxes=True),
