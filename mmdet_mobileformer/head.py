@@ -25,6 +25,7 @@ from .head_reference import (
     LAYOUTS,
     Place,
     Queries,
+    asking_heads,
     embed_centres,
     embed_sizes,
     grid_boxes,
@@ -83,7 +84,7 @@ class E2EMFHead(DETRHead):
             which every block refines; see :mod:`mmdet_mobileformer.head_reference`. True or
             ``'grid'``: on one grid; ``'pyramid'``: on a grid for each of three sizes.
         look: Where the heads look at a reference box first: ``'edges'`` (the middle, the edges,
-            around it) or ``'middle'``.
+            around it), ``'middle'`` or ``'fixed'`` (the middle, whatever is there).
         deltas: How a block changes a reference box: ``'logit'`` (by adding to its logits) or
             ``'box'`` (relative to its own size).
         size_aware: Whether a block that changes a reference box knows its size: the embedding of its
@@ -161,6 +162,7 @@ class E2EMFHead(DETRHead):
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
         adaptive = position == "adaptive"
+        asking = asking_heads(look, num_heads) if reference_boxes else None
 
         def make_side(kind: str) -> nn.Module:
             if kind == "transformer":
@@ -171,7 +173,7 @@ class E2EMFHead(DETRHead):
             dead = last and not closing
             side = None if dead else make_side(kind)
             return E2EMFBlock(
-                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead
+                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead, asking
             )
 
         self.scales = nn.ModuleList()
@@ -182,7 +184,9 @@ class E2EMFHead(DETRHead):
             ]
             self.scales.append(HeadScale(channels[index], embed_dims, blocks, coarsest=index == 0))
         self.closing = (
-            MobileToFormer(embed_dims, embed_dims, num_heads, dropout, with_logits=False)
+            MobileToFormer(
+                embed_dims, embed_dims, num_heads, dropout, with_logits=False, asking=asking
+            )
             if closing
             else None
         )

@@ -114,6 +114,7 @@ class E2EMFBlock(nn.Module):
         dropout: Dropout of the residual branches.
         side: The feature side; None for a block whose features nothing reads.
         adaptive: Whether the position is adapted, ``q^p += g(q^f)``, g a two-layer ReLU MLP.
+        asking: As in :class:`MobileToFormer`.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class E2EMFBlock(nn.Module):
         dropout: float,
         side: nn.Module | None,
         adaptive: bool,
+        asking: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         self.mobile_to_former = MobileToFormer(
-            embed_dims, embed_dims, num_heads, dropout, with_logits=False
+            embed_dims, embed_dims, num_heads, dropout, with_logits=False, asking=asking
         )
         self.former = Former(embed_dims, num_heads, ffn_dims, dropout)
         self.mobile = side

@@ -2,8 +2,8 @@
 
 A query of DETR learns over hundreds of epochs where to look. Here every query has a box from the
 start, on a grid; its box is refined after every block, its position carries the box's centre, and
-most heads of Mobile→Former look at the box first: at its middle alone, or at its edges and its
-surroundings too. The ideas are those of DAB-DETR (arXiv 2201.12329) and SMCA (arXiv 2101.07448);
+most heads of Mobile→Former look at the box first: at its middle alone, whatever is there or not, or at
+its edges and its surroundings too. The ideas are those of DAB-DETR (arXiv 2201.12329) and SMCA (arXiv 2101.07448);
 nothing here is learned and nothing adds parameters.
 """
 
@@ -20,7 +20,9 @@ from torch import Tensor
 #: Where eight heads look, in widths and heights of the box: centre dx, dy, deviations sx, sy, and
 #: whether they do. ``'edges'``: twice the middle, the four edges, around it, everywhere alike.
 #: ``'middle'``: nearly the whole feature at the middle, which a dense head has taught to tell class
-#: and box (each head reads channels of its own), and its surroundings.
+#: and box (each head reads channels of its own), and its surroundings. ``'fixed'``: the same closer up,
+#: where the heads at the middle do not ask what is there: else they read beside it, by an amount that a
+#: query does not know, and boxes are as imprecise as that.
 LOOKS = {
     "edges": (
         (0.0, 0.0, 0.25, 0.25, 1.0),
@@ -36,7 +38,13 @@ LOOKS = {
         *((0.0, 0.0, 0.15, 0.15, 1.0),) * 6,
         *((0.0, 0.0, 0.4, 0.4, 1.0),) * 2,
     ),
+    "fixed": (
+        *((0.0, 0.0, 0.1, 0.1, 1.0),) * 6,
+        *((0.0, 0.0, 0.4, 0.4, 1.0),) * 2,
+    ),
 }
+#: Heads of a look whose attention the features have no part in.
+UNASKING = {"fixed": range(6)}
 #: Layout ``'pyramid'``: share of the queries, and side of their boxes as a share of the image's.
 PYRAMID = ((0.5, 0.12), (0.3, 0.3), (0.2, 0.6))
 #: What a block predicts of a reference box: ``'logit'``: changes of the logits of (cx, cy, w, h), as in
@@ -220,6 +228,17 @@ class Place:
         deviation = torch.maximum(spread * size, LEAST_CELLS * self.cell[:, None, None])
         slope = 0.5 * looks[None, :, None, 4:] / deviation.square()
         return torch.cat((2 * slope * (centre + shift * size - 0.5), -slope), dim=-1), self.keys
+
+
+def asking_heads(kind: str, num_heads: int) -> list[bool]:
+    """Of each head of Mobile→Former, whether its attention depends on the features too.
+
+    Args:
+        kind: Key of :data:`LOOKS`.
+        num_heads: Heads; beyond eight the looks repeat.
+    """
+    silent = UNASKING.get(kind, ())
+    return [head % len(LOOKS[kind]) not in silent for head in range(num_heads)]
 
 
 def embed_centres(

@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 
 from mmdet_mobileformer import E2EMF, E2EMFHead  # noqa: E402
 from mmdet_mobileformer.head_reference import Queries  # noqa: E402
+from mmdet_mobileformer.layers import MobileToFormer  # noqa: E402
 
 SMALL = dict(
     num_classes=3,
@@ -357,6 +358,21 @@ def test_queries_start_where_they_are_told_to() -> None:
     ).query_embedding.weight.std() > 0.9
 
 
+@pytest.mark.parametrize("num_heads, silent", [(4, 4), (8, 6)])
+def test_heads_of_a_fixed_look_do_not_ask_what_is_there(num_heads: int, silent: int) -> None:
+    fixed = head(reference_boxes=True, look="fixed", num_heads=num_heads)
+    assert fixed.state_dict().keys() == head(reference_boxes=True).state_dict().keys()
+    bridges = [module for module in fixed.modules() if isinstance(module, MobileToFormer)]
+    assert len(bridges) == 5
+    for bridge in bridges:
+        bridge.with_logits = True
+        _, logits = bridge(torch.randn(1, 32, 4, 4), torch.randn(1, 3, 32))
+        asked = logits[0].abs().amax(dim=(1, 2, 3)) > 0
+        assert asked.tolist() == [False] * silent + [True] * (num_heads - silent)
+    # Without boxes no head knows where to read.
+    assert isinstance(head(look="fixed").closing.scale, float)
+
+
 @pytest.mark.parametrize("aware", [False, True])
 def test_an_aware_block_knows_the_size_of_the_box_it_changes(aware: bool) -> None:
     """With the same content, boxes of other sizes change otherwise; boxes at other places do not."""
@@ -373,7 +389,7 @@ def test_an_aware_block_knows_the_size_of_the_box_it_changes(aware: bool) -> Non
     ("arguments", "sentence"),
     [
         (dict(reference_boxes="tower"), "choose False, True, 'grid' or 'pyramid'"),
-        (dict(look="left"), "choose one of 'edges', 'middle'"),
+        (dict(look="left"), "choose one of 'edges', 'middle', 'fixed'"),
         (dict(deltas="corners"), "choose one of 'logit', 'box'"),
         (dict(size_aware=True), "set reference_boxes too"),
         (dict(query_init="ones"), "choose 'normal', 'zeros' or 'grid'"),

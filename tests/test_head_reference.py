@@ -12,6 +12,7 @@ from mmdet_mobileformer.head_reference import (  # noqa: E402
     LOOKS,
     Place,
     Queries,
+    asking_heads,
     embed_centres,
     embed_sizes,
     grid_boxes,
@@ -111,6 +112,13 @@ def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int], kind: s
         gaussian = (gaussian - 0.5 * ((y - (0.3 + dy * 0.6)) / sy)[:, None].square()) * looks
         # Equal up to a constant, which a softmax over positions does not see.
         torch.testing.assert_close(score - score.max(), gaussian - gaussian.max())
+
+
+def test_only_a_fixed_look_has_heads_that_do_not_ask() -> None:
+    assert asking_heads("middle", 8) == asking_heads("edges", 8) == [True] * 8
+    assert asking_heads("fixed", 8) == [False] * 6 + [True] * 2
+    assert asking_heads("fixed", 10) == [*asking_heads("fixed", 8), False, False]
+    assert asking_heads("fixed", 4) == [False] * 4
 
 
 def test_looks_do_not_depend_on_padding() -> None:

@@ -16,7 +16,7 @@ model = dict(
         # Short trainings from scratch do not overfit.
         dropout=0.0,
         # The queries read what the dense head teaches: it is where the objects' middles are.
-        look='middle',
+        look='fixed',
         # A box moves by shares of itself, wherever it is, and by a block that knows its size.
         deltas='box',
         size_aware=True),

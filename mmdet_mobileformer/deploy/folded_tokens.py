@@ -32,9 +32,10 @@ class Products(nn.Module):
         return dict(zip(self.names, outs))
 
 
-def linear_parts(layer: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer, times ``scale``."""
-    return layer.weight.detach() * scale, layer.bias.detach() * scale
+def linear_parts(layer: nn.Linear, scale: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer, times ``scale``, a number or one per output."""
+    rows = scale[:, None] if isinstance(scale, Tensor) else scale
+    return layer.weight.detach() * rows, layer.bias.detach() * scale
 
 
 def asking_parts(layer: MobileToFormer) -> dict[str, tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -75,7 +75,12 @@ class MobileToFormer(nn.Module):
         drop_path: Probability of dropping the residual branch per sample.
         with_logits: Whether :meth:`forward` returns its logits. Without them torch's fused attention
             can do, which does not store the scores of all positions.
+        asking: Of each head, whether its attention depends on the features; one that does not reads where
+            ``look`` of :meth:`forward` tells it to, and has no part in the logits. None for all.
     """
+
+    #: What queries are multiplied by: one number, or one per channel.
+    scale: float | Tensor
 
     def __init__(
         self,
@@ -85,11 +90,18 @@ class MobileToFormer(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         with_logits: bool = True,
+        asking: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.with_logits = with_logits
-        self.scale = (channels // num_heads) ** -0.5
+        width = channels // num_heads
+        if asking is None or all(asking):
+            self.scale = width**-0.5
+        else:
+            shares = torch.tensor(asking, dtype=torch.float32).repeat_interleave(width)
+            # Not saved: it follows from the arguments.
+            self.register_buffer("scale", shares * width**-0.5, persistent=False)
         self.query = Linear(token_dim, channels)
         self.gate = Linear(token_dim, channels)
         self.out = Linear(channels, token_dim)
@@ -123,7 +135,10 @@ class MobileToFormer(nn.Module):
             ``with_logits``.
         """
         located = _add(tokens, query_pos)
-        query = _split_heads(self.query(located) * self.scale, self.num_heads)
+        query = self.query(located)
+        # In the precision of the queries, be it that of autocast.
+        scale = self.scale.to(query.dtype) if isinstance(self.scale, Tensor) else self.scale
+        query = _split_heads(query * scale, self.num_heads)
         if self.with_logits:
             attended, logits = self._attend(query, x, mask, pos, look)
         else:
