@@ -79,8 +79,9 @@ def test_sizes_are_told_apart_whatever_the_place() -> None:
     # A linear layer reads the logarithm of the sides out of it.
     sides = boxes[0, :, 2:].log2()
     inputs = torch.cat((one[0], torch.ones(200, 1, dtype=torch.float64)), dim=1)
-    read = inputs @ torch.linalg.lstsq(inputs, sides).solution
-    assert (read - sides).abs().max() < 0.05
+    # gelsd, as neighbouring waves are much alike.
+    read = inputs @ torch.linalg.lstsq(inputs, sides, driver="gelsd").solution
+    assert (read - sides).abs().max() < 1e-6
     # The smallest and largest that a box may have.
     assert embed_sizes(torch.tensor([[[0.0, 0.0, -80.0, 80.0]]]), 8).isfinite().all()
 

@@ -130,6 +130,8 @@ def variants() -> dict[str, Variant]:
                                         num_outs=3)}),
         Variant("look_at_edges", "heads look at the edges of the boxes too", group,
                 {f"{head}look": "edges"}),
+        Variant("look_asks", "heads at the middle of the boxes ask what is there", group,
+                {f"{head}look": "middle"}),
         Variant("deltas_of_logits", "blocks change the logits of boxes", group,
                 {f"{head}deltas": "logit"}),
         Variant("not_size_aware", "blocks do not know the size of the box they change", group,
