@@ -135,8 +135,8 @@ def embed_sizes(boxes: Tensor, channels: int) -> Tensor:
     """
     sides = F.logsigmoid(boxes[..., 2:]) / math.log(2)
     # The slowest wave is nearly linear over all sizes, the fastest tells an eighth of an octave.
-    octaves = torch.linspace(-1.5, 1.0, channels // 4, device=boxes.device, dtype=boxes.dtype)
-    angle = sides[..., None] * torch.exp2(octaves)
+    index = torch.arange(channels // 4, device=boxes.device, dtype=boxes.dtype)
+    angle = sides[..., None] * 2.0 ** (2.5 * index / max(channels // 4 - 1, 1) - 1.5)
     return torch.cat((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 

@@ -17,6 +17,11 @@ from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead  # noqa: E402
 from mmdet_mobileformer.train.quality import VarifocalQualityLoss  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    register_all_modules(init_default_scope=True)
+
+
 def test_the_loss_is_varifocal_s_formula() -> None:
     loss = MODELS.build(dict(type="VarifocalQualityLoss", loss_weight=2.0))
     assert isinstance(loss, QualityFocalLoss)
