@@ -37,6 +37,11 @@ class Matches:
     queries: Tensor
     boxes: Tensor
 
+    @property
+    def per_block(self) -> float:
+        """How many are matched in a block, the same number in every one."""
+        return len(self.blocks) / len(self.labels)
+
 
 def match_blocks(
     head: Any, logits: Tensor, pixels: Tensor, gt_instances: Sequence[Any], metas: Sequence[Any]
@@ -99,15 +104,37 @@ def losses_of_blocks(
     Returns:
         ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last block, ``d0.loss_cls`` ... of the others.
     """
-    blocks, images, queries = logits.shape[:3]
-    # (w, h, w, h) in pixels of every image.
-    sizes = boxes.new_tensor([tuple(meta["img_shape"][1::-1]) * 2 for meta in metas])
-    pixels = bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
+    pixels = bbox_cxcywh_to_xyxy(boxes) * image_sizes(boxes, metas)[:, None]
     matches = match_blocks(head, logits, pixels, gt_instances, metas)
+    negative = matches.labels[0].numel() - matches.per_block
+    return losses_of_matches(head, logits, boxes, matches, metas, negative)
+
+
+def image_sizes(boxes: Tensor, metas: Sequence[Any]) -> Tensor:
+    """(w, h, w, h) in pixels of every image, (N, 4), as ``boxes`` are typed and placed."""
+    return boxes.new_tensor([tuple(meta["img_shape"][1::-1]) * 2 for meta in metas])
+
+
+def losses_of_matches(
+    head: Any,
+    logits: Tensor,
+    boxes: Tensor,
+    matches: Matches,
+    metas: Sequence[Any],
+    negative: float,
+) -> dict[str, Tensor]:
+    """The losses of :func:`losses_of_blocks` for given matches.
+
+    Args:
+        head, logits, boxes, metas: As there.
+        matches: As many in every block.
+        negative: Predictions of a block that the average of the classification counts as no-object.
+    """
+    blocks = len(logits)
+    sizes = image_sizes(boxes, metas)
+    pixels = bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
     where = (matches.blocks, matches.images, matches.queries)
-    # Every block matches as many.
-    positive = len(matches.blocks) / blocks
-    negative = images * queries - positive
+    positive = matches.per_block
 
     factor = positive + negative * head.bg_cls_weight
     if head.sync_cls_avg_factor:

@@ -9,12 +9,13 @@ import torch
 
 pytest.importorskip("mmdet.models")
 
-from mmdet.models.dense_heads import DETRHead
+from mmdet.models.dense_heads import DETRHead, DINOHead
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdet_mobileformer.head import E2EMFHead
-from mmdet_mobileformer.head_losses import match_blocks
+from mmdet_mobileformer.head_losses import losses_of_matches, match_blocks
+from mmdet_mobileformer.train.denoising import denoising_matches
 from mmdet_mobileformer.train.quality import VarifocalQualityLoss  # noqa: F401  (registers it)
 
 CLASSES, QUERIES, BLOCKS = 3, 7, 4
@@ -121,3 +122,39 @@ def test_other_assigners_take_mmdets_way() -> None:
     head.assigner = InOrder(FOCAL_COSTS)
     ordered = head.loss_by_feat(*batch)
     assert set(ordered) == set(matched) and ordered["loss_bbox"] > matched["loss_bbox"]
+
+
+@pytest.mark.parametrize("counts", [[2, 5, 1], [0, 3], [1]], ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_of_denoising_queries_are_those_of_mmdet(loss: str, counts: list[int]) -> None:
+    torch.manual_seed(sum(counts))
+    head = make_head(loss)
+    _, _, truth, metas = make_batch(head, counts)
+    groups, each = 3, 2 * max(counts)
+    dn_meta = dict(num_denoising_queries=groups * each, num_denoising_groups=groups)
+    shape = (BLOCKS, len(counts), groups * each)
+    logits = torch.randn(*shape, head.cls_out_channels, requires_grad=True)
+    boxes = (torch.rand(*shape, 4) * 0.6 + 0.2).requires_grad_()
+
+    class Theirs(DINOHead):
+        """mmdet's losses with this head's."""
+
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            for name in ("loss_cls", "loss_bbox", "loss_iou", "num_classes", "cls_out_channels",
+                         "bg_cls_weight", "sync_cls_avg_factor"):
+                setattr(self, name, getattr(head, name))
+
+    theirs = Theirs().loss_dn(logits, boxes, truth, metas, dn_meta)
+    matches = denoising_matches(logits, truth, dn_meta, CLASSES)
+    ours = losses_of_matches(head, logits, boxes, matches, metas, negative=matches.per_block)
+    for name, values in zip(("loss_cls", "loss_bbox", "loss_iou"), theirs):
+        found = [ours[f"d{block}.{name}"] for block in range(BLOCKS - 1)] + [ours[name]]
+        for one, other in zip(found, values):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+    gradients = [
+        torch.autograd.grad(sum(values), (logits, boxes))
+        for values in (ours.values(), [value for values in theirs for value in values])
+    ]
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

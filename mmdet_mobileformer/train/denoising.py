@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
+from ..head_losses import Matches, losses_of_matches
 from ..head_reference import Queries, embed_centres
 
 
@@ -38,12 +38,6 @@ class E2EMFTrainingHead(E2EMFHead):
     Raises:
         ValueError: If ``groups`` is negative.
     """
-
-    # mmdet's losses of denoising queries need nothing else of DINOHead.
-    loss_dn = DINOHead.loss_dn
-    _loss_dn_single = DINOHead._loss_dn_single
-    get_dn_targets = DINOHead.get_dn_targets
-    _get_dn_targets_single = DINOHead._get_dn_targets_single
 
     def __init__(
         self, *, denoising: dict[str, Any] | None = None, groups: int = 0, **kwargs: Any
@@ -90,7 +84,12 @@ class E2EMFTrainingHead(E2EMFHead):
                 losses[name] = losses.get(name, 0) + value / self.groups
         if dn_meta is not None:
             denoised = [out[:, :, :first] for out in (logits, boxes)]
-            losses.update(self._denoising_losses(denoised, gt_instances, metas, dn_meta))
+            matches = denoising_matches(denoised[0], gt_instances, dn_meta, self.num_classes)
+            # Half of the queries of each object are to find nothing.
+            found = losses_of_matches(self, *denoised, matches, metas, negative=matches.per_block)
+            for name, value in found.items():
+                block, dot, loss = name.rpartition(".")
+                losses[f"{block}{dot}dn_{loss}"] = value
         elif self.denoising is not None:
             # DDP wants a gradient of every parameter, also from a batch without boxes.
             losses["dn_loss_cls"] = 0.0 * self.denoising.label_embedding.weight.sum()
@@ -131,19 +130,33 @@ class E2EMFTrainingHead(E2EMFHead):
             group.reference = boxes.clamp(1e-3, 1 - 1e-3).logit()
         return group
 
-    def _denoising_losses(
-        self,
-        outs: Sequence[Tensor],
-        gt_instances: Sequence[Any],
-        metas: Sequence[Any],
-        dn_meta: dict[str, int],
-    ) -> dict[str, Tensor]:
-        per_block = self.loss_dn(
-            *outs, batch_gt_instances=gt_instances, batch_img_metas=metas, dn_meta=dn_meta
-        )
-        losses = {}
-        for name, values in zip(("loss_cls", "loss_bbox", "loss_iou"), per_block):
-            losses[f"dn_{name}"] = values[-1]
-            for index, value in enumerate(values[:-1]):
-                losses[f"d{index}.dn_{name}"] = value
-        return losses
+
+def denoising_matches(
+    logits: Tensor, gt_instances: Sequence[Any], dn_meta: dict[str, int], num_classes: int
+) -> Matches:
+    """Which denoising query started from which box, as mmdet's DINOHead has it.
+
+    mmdet's ``DINOHead.loss_dn`` gives the same losses block by block and image by image.
+
+    Args:
+        logits: Those of the denoising queries, (K, N, Q, classes).
+        gt_instances: With ``bboxes`` (G, 4) in pixels and ``labels`` (G,), one per image.
+        dn_meta: mmdet's; in each group the queries of the boxes come first, an image's in their order.
+        num_classes: Classes without the background.
+    """
+    blocks, _, queries = logits.shape[:3]
+    groups = dn_meta["num_denoising_groups"]
+    device = logits.device
+    first = torch.arange(groups, device=device)[:, None] * (queries // groups)
+    images, places = [], []
+    for image, gt in enumerate(gt_instances):
+        own = (first + torch.arange(len(gt), device=device)).flatten()
+        images.append(torch.full_like(own, image))
+        places.append(own)
+    boxes = torch.cat([gt.bboxes.repeat(groups, 1) for gt in gt_instances])
+    classes = torch.cat([gt.labels.repeat(groups) for gt in gt_instances])
+    n, q = torch.cat(images), torch.cat(places)
+    labels = torch.full(logits.shape[:3], num_classes, dtype=torch.long, device=device)
+    labels[:, n, q] = classes
+    k = torch.arange(blocks, device=device).repeat_interleave(len(n))
+    return Matches(labels, k, n.repeat(blocks), q.repeat(blocks), boxes.repeat(blocks, 1))
