@@ -83,10 +83,10 @@ class E2EMFTrainingHead(E2EMFHead):
                 name = f"group_{name}"
                 losses[name] = losses.get(name, 0) + value / self.groups
         if dn_meta is not None:
-            denoised = [out[:, :, :first] for out in (logits, boxes)]
-            matches = denoising_matches(denoised[0], gt_instances, dn_meta, self.num_classes)
+            logits, boxes = logits[:, :, :first], boxes[:, :, :first]
+            matches = denoising_matches(logits, gt_instances, dn_meta, self.num_classes)
             # Half of the queries of each object are to find nothing.
-            found = losses_of_matches(self, *denoised, matches, metas, negative=matches.per_block)
+            found = losses_of_matches(self, logits, boxes, matches, metas, matches.per_block)
             for name, value in found.items():
                 block, dot, loss = name.rpartition(".")
                 losses[f"{block}{dot}dn_{loss}"] = value
