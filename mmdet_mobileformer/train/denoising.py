@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.registry import MODELS
+from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
@@ -91,7 +92,10 @@ class E2EMFTrainingHead(E2EMFHead):
                 block, dot, loss = name.rpartition(".")
                 losses[f"{block}{dot}dn_{loss}"] = value
         elif self.denoising is not None:
-            # DDP wants a gradient of every parameter, also from a batch without boxes.
+            # DDP wants a gradient of every parameter, also from a batch without boxes, and processes that
+            # have boxes wait for the others' part in their averages.
+            for _ in range(2 if self.sync_cls_avg_factor else 1):
+                reduce_mean(logits.new_zeros(1))
             losses["dn_loss_cls"] = 0.0 * self.denoising.label_embedding.weight.sum()
         return losses
 

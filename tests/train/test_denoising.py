@@ -12,7 +12,8 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead  # noqa: E402
+from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead, head_losses  # noqa: E402
+from mmdet_mobileformer.train import denoising as denoising_module  # noqa: E402
 
 SMALL: dict[str, Any] = dict(
     num_classes=3,
@@ -94,6 +95,28 @@ def test_every_parameter_has_a_finite_gradient_also_without_boxes() -> None:
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_processes_with_and_without_boxes_average_as_often(
+    sync: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one would wait for ever."""
+    calls: list[int] = []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append(tensor.numel())
+        return tensor
+
+    for module in (head_losses, denoising_module):
+        monkeypatch.setattr(module, "reduce_mean", count)
+    head = E2EMFTrainingHead(**SMALL, denoising=NOISE, sync_cls_avg_factor=sync)
+    counts = []
+    for boxes in (BOXES, samples([], [])):
+        calls.clear()
+        head.loss(features(), boxes)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] == (4 if sync else 2)
 
 
 def test_groups_start_from_other_boxes() -> None:
