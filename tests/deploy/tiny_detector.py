@@ -34,9 +34,9 @@ def build(config: Path) -> Any:
     head = detector.bbox_head
     # Blocks that move boxes by several of their sizes make rounding errors grow from block to block.
     spread = 0.05 if head.reference_boxes and head.deltas == "box" else 0.5
+    torch.nn.init.normal_(head.fc_cls.weight, std=0.5)
     torch.nn.init.normal_(head.fc_reg.weight, std=spread)
-    for parameter in (head.fc_cls.weight, head.query_embedding.weight):
-        torch.nn.init.normal_(parameter, std=0.5)
+    torch.nn.init.normal_(head.query_embedding.weight, std=0.5)
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.2)
