@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 # tests/ is no package: its helpers are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,6 +27,12 @@ def pytest_collection_finish() -> None:
     """Leave what was imported out of the garbage collections, one of which mmengine makes per data set."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_scope() -> None:
+    """mmengine's scope as in a new process: one that another file's run left would be searched instead of mmdet's."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)
