@@ -24,6 +24,8 @@ BATCH = 16
 POINTS = 10
 #: Mosaic and mixup end at this share of the time.
 MOSAIC_UNTIL = 0.85
+#: Pictures that grow have half the size until this share of the time.
+SMALL_UNTIL = 0.6
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ CANDIDATES = {
         Candidate("e2emf_96m_fast", "E2E-MF-96M, fast recipe", f"{_FOLDER}e2emf_96m_fast", True),
         Candidate("e2emf_52m_fast", "E2E-MF-52M, fast recipe", f"{_FOLDER}e2emf_52m_fast", True),
         Candidate("rtmdet_tiny", "RTMDet-tiny", f"{_FOLDER}rtmdet_tiny", False),
+        Candidate(
+            "rtmdet_mf_52m", "RTMDet-tiny on Mobile-Former-52M", f"{_FOLDER}rtmdet_mf_52m", True
+        ),
         Candidate("yolox_tiny", "YOLOX-tiny", f"{_FOLDER}yolox_tiny", False),
         Candidate("retinanet_r18", "RetinaNet-R18", f"{_FOLDER}retinanet_r18", False),
         Candidate(
@@ -142,7 +147,7 @@ CANDIDATES = {
 
 #: The menu of augmentations, which is the same for everyone. The first is that of the trials of
 #: learning rates and of recipes without trials.
-AUGMENTATIONS = ("crop", "flip", "mosaic")
+AUGMENTATIONS = ("crop", "flip", "mosaic", "growing")
 #: Mosaic to the last step: for the ablation alone.
 ALL_AUGMENTATIONS = (*AUGMENTATIONS, "mosaic_to_the_end")
 

@@ -23,6 +23,7 @@ from mmdet_mobileformer.analysis.learning import (  # noqa: E402
     CANDIDATES,
     MOSAIC_UNTIL,
     POINTS,
+    SMALL_UNTIL,
     TASKS,
     Places,
     Run,
@@ -156,9 +157,16 @@ def test_augmentations_keep_the_size_and_the_boxes_inside(name: str, places: Pla
         assert (found[:, 2] <= width + 0.01).all() and (found[:, 3] <= height + 0.01).all()
     assert boxes
     ends = [hook for hook in cfg.custom_hooks if hook.type == "ClockPipelineSwitchHook"]
-    assert bool(ends) == (name == "mosaic") == ("cut_at" in cfg.train_cfg)
-    if ends:
-        assert cfg.train_cfg.cut_at == [MOSAIC_UNTIL] == [ends[0].switch_share]
+    until = dict(mosaic=MOSAIC_UNTIL, growing=SMALL_UNTIL).get(name)
+    assert [hook.switch_share for hook in ends] == cfg.train_cfg.get("cut_at", []) == ([until] if until else [])
+    if until:
+        assert ends[0].switch_pipeline == train_pipeline("crop", 160)
+
+
+def test_growing_pictures_are_small_first(places: Places) -> None:
+    register_all_modules(init_default_scope=True)
+    data_set = DATASETS.build(run_config(replace(FAST, augmentation="growing"), places).train_dataloader.dataset)
+    assert {max(data_set[index]["inputs"].shape[1:]) for index in range(12)} == {80}
 
 
 def test_unknown_names_are_one_sentence() -> None:
@@ -236,9 +244,9 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     assert beyond.lr == pytest.approx(4e-3)
     results.append(result_of(beyond, 0.9, diverged=True))
     others = missing()
-    assert [(run.augmentation, run.lr) for run in others] == [("flip", 2e-3), ("mosaic", 2e-3)]
+    assert [(run.augmentation, run.lr) for run in others] == [(name, 2e-3) for name in AUGMENTATIONS[1:]]
     assert "then at least 15 minutes more" in describe([Search("shapes", candidate, results)])
-    results += [result_of(run, ap) for run, ap in zip(others, (0.1, 0.4))]
+    results += [result_of(run, ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
     (report,) = missing()
     assert (report.kind, report.minutes, report.augmentation, report.lr) == (
         "report", 15, "mosaic", 2e-3,
