@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import init_default_scope
 
 # tests/ is no package: its helpers are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,7 +32,6 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def scope() -> None:
     """mmengine's scope as mmdet's tools set it: what another file's run left would be searched instead."""
-    DefaultScope._instance_dict.clear()
     init_default_scope("mmdet")
 
 

@@ -22,10 +22,8 @@ BATCH = 16
 #: Points of a reported run's curve, at even shares of the time. Of other runs the end alone counts: ten
 #: validations of a trial take almost as long as its half.
 POINTS = 10
-#: Mosaic and mixup end at this share of the time.
-MOSAIC_UNTIL = 0.85
-#: Pictures that grow have half the size until this share of the time.
-SMALL_UNTIL = 0.6
+#: Augmentations that become ``'crop'``, and after which share of the time: mosaic and mixup end, pictures grow.
+CROP_FROM = {"mosaic": 0.85, "growing": 0.6}
 
 
 @dataclass(frozen=True)

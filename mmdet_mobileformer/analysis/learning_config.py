@@ -18,20 +18,16 @@ from ..train.build import read_config
 from .learning import (
     ALL_AUGMENTATIONS,
     BATCH,
-    MOSAIC_UNTIL,
+    CROP_FROM,
     NOWHERE,
     POINTS,
     SELECT,
-    SMALL_UNTIL,
     SOURCES,
     TASKS,
     Places,
     Run,
     Task,
 )
-
-#: Augmentations that become ``'crop'``, and after which share of the time.
-_CHANGES = {"mosaic": MOSAIC_UNTIL, "growing": SMALL_UNTIL}
 
 
 @cache
@@ -51,9 +47,9 @@ def train_pipeline(name: str, size: int) -> list[dict[str, Any]]:
 
     Args:
         name: ``'flip'``; ``'crop'``: half of the pictures are enlarged and cropped, as in DETR;
-            ``'mosaic'``: four pictures in one, colours changed, and mixup, which end at
-            :data:`MOSAIC_UNTIL`, as in RTMDet; ``'growing'``: ``'crop'`` at half the size, of which
-            a step takes a third of the time, until :data:`SMALL_UNTIL`.
+            ``'mosaic'``: four pictures in one, colours changed, and mixup, as in RTMDet;
+            ``'growing'``: ``'crop'`` at half the size, whose steps take less time. Runs end the
+            last two at :data:`~.learning.CROP_FROM`.
         size: Longest side of the result in pixels.
 
     Raises:
@@ -174,8 +170,8 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
             dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.002, gamma=200,
                  update_buffers=True, priority=49)
         )
-    if run.augmentation in _CHANGES:
-        share = _CHANGES[run.augmentation]
+    if run.augmentation in CROP_FROM:
+        share = CROP_FROM[run.augmentation]
         train_cfg["cut_at"] = [share]
         hooks.append(
             dict(type="ClockPipelineSwitchHook", switch_share=share,

@@ -21,9 +21,8 @@ from mmdet_mobileformer.analysis import learning_runs  # noqa: E402
 from mmdet_mobileformer.analysis.learning import (  # noqa: E402
     AUGMENTATIONS,
     CANDIDATES,
-    MOSAIC_UNTIL,
+    CROP_FROM,
     POINTS,
-    SMALL_UNTIL,
     TASKS,
     Places,
     Run,
@@ -157,9 +156,10 @@ def test_augmentations_keep_the_size_and_the_boxes_inside(name: str, places: Pla
         assert (found[:, 2] <= width + 0.01).all() and (found[:, 3] <= height + 0.01).all()
     assert boxes
     ends = [hook for hook in cfg.custom_hooks if hook.type == "ClockPipelineSwitchHook"]
-    until = dict(mosaic=MOSAIC_UNTIL, growing=SMALL_UNTIL).get(name)
-    assert [hook.switch_share for hook in ends] == cfg.train_cfg.get("cut_at", []) == ([until] if until else [])
-    if until:
+    shares = [CROP_FROM[name]] if name in CROP_FROM else []
+    assert bool(shares) == (name in ("mosaic", "growing"))
+    assert [hook.switch_share for hook in ends] == cfg.train_cfg.get("cut_at", []) == shares
+    if ends:
         assert ends[0].switch_pipeline == train_pipeline("crop", 160)
 
 
