@@ -90,12 +90,11 @@ def main() -> None:
     from mmdet_mobileformer.train.guards import check_start
     from mmdet_mobileformer.train.hooks import BoundHistoryHook, ReleaseMemoryHook
     from mmdet_mobileformer.train.launch import close_launcher
-    from mmdet_mobileformer.train.memory import keep_freed_memory, use_huge_pages
+    from mmdet_mobileformer.train.process import prepare_process
 
     setup_cache_size_limit_of_dynamo()
     bound_kernel_caches(TRAINING_ENTRIES)
-    use_huge_pages()
-    kept = keep_freed_memory()
+    kept = prepare_process()
     use_kernels_on_cpu()
     try:
         with one_sentence_errors():

@@ -20,7 +20,7 @@ from mmdet.utils import register_all_modules
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from ..train.memory import keep_freed_memory, use_huge_pages
+from ..train.process import prepare_process
 
 #: The eight images of COCO train2017 that the project's own goal (AP >= 0.90) names.
 IMAGE_IDS = (9, 61, 64, 86, 136, 142, 143, 144)
@@ -143,8 +143,7 @@ def overfit(
         FileNotFoundError, ValueError: As :func:`load_images`.
     """
     register_all_modules(init_default_scope=True)
-    use_huge_pages()
-    keep_freed_memory()
+    prepare_process()
     torch.manual_seed(seed)
     images, dataset = load_images(data_root, image_ids, size)
     order = random.Random(seed)

@@ -160,12 +160,11 @@ class Training:
 
         from ...kernel_caches import TRAINING_ENTRIES, bound_kernel_caches
         from ...kernels import kernels_available
-        from ...train.memory import keep_freed_memory, use_huge_pages
+        from ...train.process import prepare_process
 
         # As tools/train.py does on CPUs.
         bound_kernel_caches(TRAINING_ENTRIES)
-        use_huge_pages()
-        keep_freed_memory()
+        prepare_process()
         kernels_available()
         cfg = models.load(case.name, case.options)
         self.model: Any = models.build(cfg, case.name).train()
