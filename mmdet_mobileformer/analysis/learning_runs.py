@@ -126,12 +126,14 @@ class Settings:
         minutes: Budget in place of the tasks' own, for a try; None for these.
         processes, threads: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
         seeds: Seeds of reported rows.
+        cpu: Count reported rows of other processors (:attr:`Result.cpu`) as missing; None for none.
     """
 
     minutes: float | None = None
     processes: int = 2
     threads: int = 1
     seeds: Sequence[int] = (0,)
+    cpu: str | None = None
 
 
 def known(results: Iterable[Result]) -> dict[tuple[str, str, int], Result]:
@@ -142,6 +144,11 @@ def known(results: Iterable[Result]) -> dict[tuple[str, str, int], Result]:
 def find(run: Run, done: Mapping[tuple[str, str, int], Result]) -> Result | None:
     """The result of a run as its config is now; None if it is missing."""
     return done.get((run.kind, config_hash(run), run.seed))
+
+
+def this_cpu() -> str:
+    """The processor of this machine as results name it."""
+    return f"{describe_machine()['processor']}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def code_state(root: Path) -> str:
@@ -208,7 +215,7 @@ def execute(run: Run, places: Places, root: Path, work_dir: Path, keep: bool = F
         kind=run.kind, task=run.task, model=run.model, config=run.config, config_hash=digest,
         commit=code_state(root), seed=run.seed, lr=run.lr, augmentation=run.augmentation,
         minutes=run.minutes, processes=run.processes, threads=run.threads, torch=torch.__version__,
-        cpu=f"{describe_machine()['processor']}, {torch.backends.cpu.get_cpu_capability()}",
+        cpu=this_cpu(),
     )
     trained = folder / "train"
     flags = ["--work-dir", str(trained), "--skip-doctor"]

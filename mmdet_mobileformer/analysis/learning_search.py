@@ -36,8 +36,12 @@ class Search:
     ) -> None:
         self.task = TASKS[task]
         self.candidate = candidate
-        self.done = known(results)
         self.settings = settings or Settings()
+        cpu = self.settings.cpu
+        # Choices of another processor hold; rows of its minutes are not comparable.
+        self.done = known(
+            result for result in results if cpu in (None, result.cpu) or result.kind == "trial"
+        )
         self.base = base_lr(candidate.config)
 
     def missing(self) -> list[Run]:

@@ -38,6 +38,7 @@ from mmdet_mobileformer.analysis.learning_report import plot, rows, table  # noq
 from mmdet_mobileformer.analysis.learning_runs import (  # noqa: E402
     DataFolders,
     Result,
+    Settings,
     append_result,
     execute,
     find,
@@ -254,6 +255,10 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     results.append(result_of(report, 0.45))
     assert missing() == []
     assert describe([Search("shapes", candidate, results)]) == "all runs are done"
+    # Rows of another processor are measured again when that is asked for, its trials are not.
+    (again,) = Search("shapes", candidate, results, Settings(cpu="another")).missing()
+    assert (again.kind, again.augmentation) == ("report", "mosaic")
+    assert Search("shapes", candidate, results, Settings(cpu=results[0].cpu)).missing() == []
     # A published recipe has no trials.
     (alone,) = Search("person", CANDIDATES["e2emf_96m_paper_3h"], []).missing()
     assert (alone.kind, alone.minutes, alone.lr) == ("report", 180, 1e-4)

@@ -57,6 +57,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", metavar="MODEL", help="names as the plan prints them")
     parser.add_argument("--lrs", nargs="+", type=float, help="multiples of a config's learning rate")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of reported rows")
+    parser.add_argument(
+        "--here", action="store_true",
+        help="plan, run: rows of other processors count as missing, since their minutes are others",
+    )
     parser.add_argument("--out", type=Path, help="plot: folder (default: beside the results)")
     add_common(parser)
     return parser.parse_args()
@@ -68,7 +72,8 @@ def main() -> None:
     from mmdet_mobileformer.analysis import learning_report, learning_runs, learning_search
 
     file = results_file(args)
-    settings = learning_runs.Settings(args.minutes, args.processes, args.threads, args.seeds)
+    cpu = learning_runs.this_cpu() if args.here else None
+    settings = learning_runs.Settings(args.minutes, args.processes, args.threads, args.seeds, cpu)
     try:
         pairs = learning_search.chosen(args.task, args.model, args.lrs)
 
