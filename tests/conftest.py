@@ -38,3 +38,9 @@ def scope() -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> None:
+    """Trainings and benchmarks set them to zero in their process, which is this one; hypothesis needs them."""
+    torch.set_flush_denormal(False)

@@ -192,7 +192,6 @@ def test_a_short_run_follows_an_untimed_one(
     ours.send("run")
     ours.send("stop")
     worker._work(Case("", threads=torch.get_num_threads(), mode="machine", warmup=1), its)
-    torch.set_flush_denormal(False)
     assert ours.recv() == ("ready", {})
     word, value = ours.recv()
     assert word == "run" and value["times"] == dict(network=1.0 + calls) and len(called) == 1 + calls
