@@ -126,7 +126,8 @@ class Settings:
         minutes: Budget in place of the tasks' own, for a try; None for these.
         processes, threads: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
         seeds: Seeds of reported rows.
-        cpu: Count reported rows of other processors (:attr:`Result.cpu`) as missing; None for none.
+        cpu: The processor (:attr:`Result.cpu`) whose runs count alone, since in the same minutes
+            another does more steps or fewer; None for all.
     """
 
     minutes: float | None = None

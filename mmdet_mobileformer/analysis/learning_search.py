@@ -38,10 +38,7 @@ class Search:
         self.candidate = candidate
         self.settings = settings or Settings()
         cpu = self.settings.cpu
-        # Choices of another processor hold; rows of its minutes are not comparable.
-        self.done = known(
-            result for result in results if cpu in (None, result.cpu) or result.kind == "trial"
-        )
+        self.done = known(result for result in results if cpu in (None, result.cpu))
         self.base = base_lr(candidate.config)
 
     def missing(self) -> list[Run]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fresh_process import printed
 
 from mmdet_mobileformer.train.memory import use_huge_pages
 
@@ -62,16 +61,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 ON_REQUEST = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def faults(keep: str) -> list[str]:
-    """What a fresh process prints: the setting changes the whole process."""
-    command = [sys.executable, "-c", PROBE, str(MODULE), keep]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_freed_memory_is_used_again_without_page_faults() -> None:
-    (without,) = faults("as it is")
-    answer, kept = faults("keep")
+    (without,) = printed(PROBE, str(MODULE), "as it is")
+    answer, kept = printed(PROBE, str(MODULE), "keep")
     assert answer == "True"
     assert int(kept) * 4 < int(without)
 
@@ -82,14 +75,7 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 )
 def test_large_tensors_lie_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    counts = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", HUGE, how], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for how in ("as it is", "huge")
-    ]
+    counts = [int(*printed(HUGE, how)) for how in ("as it is", "huge")]
     assert counts[0] > 16_000 and counts[1] * 10 < counts[0]
 
 
@@ -101,9 +87,7 @@ def test_what_the_user_said_of_huge_pages_stays(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
 def test_freed_memory_between_used_blocks_is_given_back() -> None:
-    command = [sys.executable, "-c", HOLES, str(MODULE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    answer, given_back, total = done.stdout.split()
+    answer, given_back, total = printed(HOLES, str(MODULE))
     assert answer == "True"
     assert int(given_back) >= 15
     assert float(total) == 320 * 8192
