@@ -55,6 +55,7 @@ elif _missing is None:
             clock,
             hooks,
             minutes,
+            muon,
             optim,
             other_classes,
             quality,

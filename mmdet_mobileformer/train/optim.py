@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -36,6 +36,12 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, **kwargs)
         if prefix:
             return
+        if self.optimizer_cfg["type"] == "MuonAdamW":
+            # Tables of vectors, not matrices that map anything.
+            tables = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+            for group in params:
+                if any(id(parameter) in tables for parameter in group["params"]):
+                    group["muon"] = False
         merged: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
         for group in params:
             settings = {key: value for key, value in group.items() if key != "params"}
@@ -46,7 +52,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 def _can_fuse(name: Any) -> bool:
     """Whether torch has a fused optimizer of this name for CPUs (since 2.4)."""
-    kind = getattr(torch.optim, name, None) if isinstance(name, str) else None
+    kind = OPTIMIZERS.get(name) if isinstance(name, str) else None
     try:
         kind([torch.zeros(1, requires_grad=True)], lr=0.1, fused=True)  # type: ignore[misc]
     except (TypeError, RuntimeError):
