@@ -38,7 +38,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='MergedOptimWrapperConstructor',
     # Steps are few: each is to teach as much as it can.
-    optimizer=dict(type='MuonAdamW', lr=3e-3, weight_decay=1e-4),
+    optimizer=dict(type='MuonAdamW', lr=6e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

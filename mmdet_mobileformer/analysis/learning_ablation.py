@@ -136,6 +136,8 @@ def variants() -> dict[str, Variant]:
                 {f"{head}deltas": "logit"}),
         Variant("not_size_aware", "blocks do not know the size of the box they change", group,
                 {f"{head}size_aware": False}),
+        Variant("muon", "Muon for matrices, AdamW for the rest", group,
+                {"optim_wrapper.optimizer.type": "MuonAdamW"}),
         Variant("flip", "no crops", group, {}, "flip"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),

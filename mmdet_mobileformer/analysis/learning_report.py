@@ -33,9 +33,10 @@ def rows(results: Iterable[Result], task: str) -> list[list[Result]]:
     return sorted(models.values(), key=lambda found: -mean(r.ap or 0.0 for r in found))
 
 
-def trials_of(results: Iterable[Result], task: str, model: str) -> int:
-    """Different trials of a model on a task."""
-    return len({r.key for r in results if (r.kind, r.task, r.model) == ("trial", task, model)})
+def trials_of(results: Iterable[Result], row: Result) -> int:
+    """Different trials of a row's model on its task, by its processor: others' minutes are others."""
+    wanted = ("trial", row.task, row.model, row.cpu)
+    return len({r.key for r in results if (r.kind, r.task, r.model, r.cpu) == wanted})
 
 
 def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str:
@@ -59,7 +60,7 @@ def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str
                 f"{_spread([r.ap50 or 0.0 for r in seeds])} | "
                 f"{_spread([r.select_ap for r in seeds])} | {first.minutes:g} | "
                 f"{round(mean(r.iterations for r in seeds))} | {first.lr:.3g} | "
-                f"{first.augmentation} | {trials_of(results, task, first.model)} | {len(seeds)} | "
+                f"{first.augmentation} | {trials_of(results, first)} | {len(seeds)} | "
                 f"{' and '.join(sorted({r.cpu for r in seeds}))} |"
             )
         blocks.append("\n".join(lines))
