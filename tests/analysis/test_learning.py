@@ -318,6 +318,12 @@ def test_the_table_has_the_best_first_and_the_spread() -> None:
     assert lines[2].startswith("| E2E-MF-96M, fast recipe | 0.041 (0.040-0.042) |")
     assert len(lines) == 2 + 1 + len(PEERS)
     assert all(line.endswith("| a processor, AVX2 |") for line in lines[2:])
+    # Trials of another processor chose something else.
+    trial = Run("trial", "person", "e2emf_96m_fast", CANDIDATES["e2emf_96m_fast"].config, 1e-3)
+    results += [result_of(trial, 0.01), result_of(replace(trial, lr=2e-3), 0.01)]
+    results.append(result_of(replace(trial, lr=5e-4), 0.01, cpu="another"))
+    best = next(line for line in table(results).splitlines() if "0.041 (" in line)
+    assert [cell.strip() for cell in best.split("|")][8:10] == ["crop", "2"]
     # The last result of a model and seed counts.
     results.append(replace(results[0], ap=0.2))
     assert rows(results, "person")[0][0].ap == 0.2
