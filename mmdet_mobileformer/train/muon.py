@@ -26,11 +26,12 @@ class MuonAdamW(torch.optim.AdamW):
 
     A matrix moves by its gradients' average, made orthogonal: along all its directions alike, not only
     along the few that dominate the gradient. Kernels of convolutions count as matrices of (output,
-    everything else). Depthwise kernels, norms, biases, tokens, embeddings and predictions of few
-    channels stay AdamW's, as does every group of parameters with ``muon=False``.
+    everything else). Depthwise kernels, norms, biases, tokens and predictions of few channels stay
+    AdamW's, as does every group of parameters with ``muon=False``: so are embeddings marked by
+    MergedOptimWrapperConstructor where there is a ``paramwise_cfg``.
 
-    torch.optim.Muon takes matrices alone, no kernels, and goes over them one by one, which on small
-    models costs as much as a third of the training step. Here those of a shape are one batch.
+    torch.optim.Muon takes matrices alone, no kernels, and goes over them one by one, which is slow for
+    many small ones. Here those of a shape are one batch.
 
     Args:
         params: Parameters or groups of them.
@@ -67,10 +68,9 @@ class MuonAdamW(torch.optim.AdamW):
         members = [members] if isinstance(members, Tensor) else list(members)
         wanted = param_group.get("muon", True)
         matrices = [parameter for parameter in members if wanted and is_matrix(parameter)]
-        known = {id(parameter) for parameter in matrices}
-        rest = [parameter for parameter in members if id(parameter) not in known]
+        rest = [parameter for parameter in members if not (wanted and is_matrix(parameter))]
         for muon, part in ((True, matrices), (False, rest)):
-            if part or not (muon or matrices):
+            if part:
                 super().add_param_group({**param_group, "params": part, "muon": muon})
 
     @torch.no_grad()
@@ -80,13 +80,13 @@ class MuonAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = [group for group in self.param_groups if group["muon"]]
         found = [
             (parameter, parameter.grad, group)
-            for group in groups
+            for group in self.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None
+            if group["muon"] and parameter.grad is not None
         ]
+        # Without a gradient, AdamW leaves them alone.
         for parameter, _, _ in found:
             parameter.grad = None
         super().step()
@@ -130,7 +130,7 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices whose singular values are about one (0.7 to 1.2), by Newton and Schulz.
+    """The nearest matrices whose singular values are about one, by Newton and Schulz.
 
     Args:
         matrices: (N, A, B) with A <= B.
@@ -149,7 +149,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _multiplies_bf16_faster(device: torch.device) -> bool:
-    """Whether bfloat16 pays on a device; on CPUs without instructions for it, it is many times slower."""
+    """Whether bfloat16 pays on a device: on CPUs that have instructions for it."""
     if device.type != "cpu":
         return True
     # Missing in older versions of torch.

@@ -92,7 +92,7 @@ def test_a_resumed_optimizer_goes_on_as_the_first() -> None:
         assert torch.equal(one, other)
 
 
-def test_groups_keep_their_settings_and_one_of_nothing_stays() -> None:
+def test_groups_keep_their_settings() -> None:
     matrix, bias, other = parameters((8, 8), (8,), (16, 8))
     optimizer = MuonAdamW([dict(params=[matrix, bias], lr=0.5), dict(params=other)], lr=0.1)
     found = [(group["lr"], group["muon"], len(group["params"])) for group in optimizer.param_groups]
