@@ -26,7 +26,8 @@ model = dict(
 sync_bn = 'torch'
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3),
+    # Steps of matrices are made orthogonal: each teaches more.
+    optimizer=dict(type='MuonAdamW', lr=3e-3),
     # No decay of what is no matrix: norms, biases, tokens, the table of queries.
     paramwise_cfg=dict(
         # Without the base's entry for the whole backbone, which would hide its norms and biases.

@@ -31,6 +31,7 @@ from .head_reference import (
     grid_boxes,
     move_boxes,
 )
+from .head_rivals import asking_former_heads, rival_bias
 from .layers import MobileToFormer
 from .matching import is_hungarian
 
@@ -89,6 +90,8 @@ class E2EMFHead(DETRHead):
             ``'box'`` (relative to its own size).
         size_aware: Whether a block that changes a reference box knows its size: the embedding of its
             sides is added to what the change is predicted from.
+        rivals: Whether some heads of the queries' self-attention read better-scored queries whose boxes
+            overlap; see :mod:`mmdet_mobileformer.head_rivals`. Needs ``reference_boxes``.
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
             (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
             sine embedding of points on a grid, so that every query looks elsewhere from the start.
@@ -123,6 +126,7 @@ class E2EMFHead(DETRHead):
         look: str = "edges",
         deltas: str = "logit",
         size_aware: bool = False,
+        rivals: bool = False,
         query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
@@ -154,15 +158,19 @@ class E2EMFHead(DETRHead):
         self.num_heads = num_heads
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
-        query_init = check_queries(reference_boxes, query_init, look, deltas, size_aware)
+        query_init = check_queries(
+            reference_boxes, query_init, look, deltas, size_aware, rivals
+        )
         self.look = look
         self.deltas = deltas
         self.size_aware = size_aware
+        self.rivals = rivals
         candidates = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
         adaptive = position == "adaptive"
         asking = asking_heads(look, num_heads) if reference_boxes else None
+        former_asking = asking_former_heads(num_heads) if rivals else None
 
         def make_side(kind: str) -> nn.Module:
             if kind == "transformer":
@@ -173,7 +181,8 @@ class E2EMFHead(DETRHead):
             dead = last and not closing
             side = None if dead else make_side(kind)
             return E2EMFBlock(
-                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead, asking
+                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead, asking,
+                former_asking,
             )
 
         self.scales = nn.ModuleList()
@@ -272,7 +281,7 @@ class E2EMFHead(DETRHead):
                 position, look = self._locate(queries, place)
                 x, queries.content = block(
                     x, queries.content, position, scale_mask, pos, look, queries.apart,
-                    None if extra is None else self.num_queries,
+                    None if extra is None else self.num_queries, self._rivals(queries),
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
@@ -302,6 +311,14 @@ class E2EMFHead(DETRHead):
         boxes = queries.reference.sigmoid()
         centres = embed_centres(boxes, self.positional_encoding, place)
         return queries.position + centres, place.look(boxes, self.num_heads, self.look)
+
+    def _rivals(self, queries: Queries) -> Tensor | None:
+        """Bias of the queries' self-attention; None without."""
+        if not self.rivals or queries.reference is None:
+            return None
+        with torch.no_grad(), _full_precision(queries.content):
+            scores = self.fc_cls(_at_least_float32(queries.content)).amax(dim=-1)
+            return rival_bias(queries.reference, scores, self.num_heads)
 
     def _refine_boxes(self, queries: Queries) -> Tensor:
         """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them."""

@@ -78,7 +78,12 @@ def check_arguments(
 
 
 def check_queries(
-    reference_boxes: bool | str, query_init: str | None, look: str, deltas: str, size_aware: bool
+    reference_boxes: bool | str,
+    query_init: str | None,
+    look: str,
+    deltas: str,
+    size_aware: bool,
+    rivals: bool,
 ) -> str:
     """E2EMFHead's ``query_init`` with its default; raises ValueError if it does not fit."""
     if reference_boxes not in (False, True, "grid", "pyramid"):
@@ -91,6 +96,8 @@ def check_queries(
         raise ValueError(f"deltas is {deltas!r}: choose one of {', '.join(map(repr, DELTAS))}")
     if size_aware and not reference_boxes:
         raise ValueError("size_aware=True needs boxes whose size is known: set reference_boxes too")
+    if rivals and not reference_boxes:
+        raise ValueError("rivals=True needs boxes that may overlap: set reference_boxes too")
     if query_init is None:
         # With boxes the queries differ by these alone at first.
         return "zeros" if reference_boxes else "normal"

@@ -115,6 +115,7 @@ class E2EMFBlock(nn.Module):
         side: The feature side; None for a block whose features nothing reads.
         adaptive: Whether the position is adapted, ``q^p += g(q^f)``, g a two-layer ReLU MLP.
         asking: As in :class:`MobileToFormer`.
+        former_asking: The same of :class:`Former`.
     """
 
     def __init__(
@@ -126,12 +127,13 @@ class E2EMFBlock(nn.Module):
         side: nn.Module | None,
         adaptive: bool,
         asking: Sequence[bool] | None = None,
+        former_asking: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         self.mobile_to_former = MobileToFormer(
             embed_dims, embed_dims, num_heads, dropout, with_logits=False, asking=asking
         )
-        self.former = Former(embed_dims, num_heads, ffn_dims, dropout)
+        self.former = Former(embed_dims, num_heads, ffn_dims, dropout, asking=former_asking)
         self.mobile = side
         self.former_to_mobile = (
             None if side is None else FormerToMobile(embed_dims, embed_dims, num_heads, dropout)
@@ -154,6 +156,7 @@ class E2EMFBlock(nn.Module):
         look: tuple[Tensor, Tensor] | None = None,
         apart: Tensor | None = None,
         readable: int | None = None,
+        bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -166,12 +169,13 @@ class E2EMFBlock(nn.Module):
             look: As in :class:`MobileToFormer`.
             apart: As in :class:`Former`.
             readable: The features read the last so many queries only; None for all.
+            bias: As in :class:`Former`.
 
         Returns:
             New features and content.
         """
         content, _ = self.mobile_to_former(x, content, mask, pos, position, look)
-        content = self.former(content, position, apart)
+        content = self.former(content, position, apart, bias)
         if self.mobile is not None and self.former_to_mobile is not None:
             x = self.mobile(x, mask, pos)
             first = 0 if readable is None else content.shape[1] - readable

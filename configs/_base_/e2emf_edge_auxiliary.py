@@ -11,6 +11,8 @@ model = dict(
             label_noise_scale=0.5,
             box_noise_scale=1.0,
             group_cfg=dict(dynamic=True, num_dn_queries=40)),
+        # Boxes beside a matched one learn its object, too.
+        near=0.4,
         # As many weights as with four.
         num_heads=8,
         # Short trainings from scratch do not overfit.
@@ -19,7 +21,9 @@ model = dict(
         look='fixed',
         # A box moves by shares of itself, wherever it is, and by a block that knows its size.
         deltas='box',
-        size_aware=True),
+        size_aware=True,
+        # A query sees which better ones are on its object.
+        rivals=True),
     # A dense head on the maps that the queries read teaches at every position, in training. It has no layers
     # of its own before its predictions: class and box are to be found in the maps themselves.
     aux_head=dict(

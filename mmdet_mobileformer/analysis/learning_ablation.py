@@ -28,12 +28,17 @@ PARTS = {
     "quality": "varifocal loss (or softmax)",
     "denoising": "denoising queries (or none)",
     "dense": "dense auxiliary head (or none)",
+    "near": "boxes near an object learn it, matched or not (or matched ones alone)",
     "boxes": "reference boxes (or learned queries)",
     "init": "queries start at several sizes, or without boxes on a grid (or as usual)",
     "no_decay": "no decay of norms, biases, tokens, queries (or of nothing)",
     "no_dropout": "no dropout (or 0.1)",
+    "muon": "Muon for matrices, AdamW for the rest (or AdamW for all)",
     "ema": "moving average of the weights (or the weights themselves)",
 }
+#: AdamW's learning rate as a share of MuonAdamW's: the one that trials chose on `person` while the recipe
+#: had AdamW (docs/learning/results.jsonl).
+ADAMW_LR = 1 / 3
 
 _SOFTMAX = dict(
     _delete_=True, type="CrossEntropyLoss", bg_cls_weight=0.1, use_sigmoid=False, loss_weight=1.0
@@ -64,6 +69,8 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
         options["model.train_cfg.assigner.match_costs"] = _SOFTMAX_COSTS
     if "denoising" not in parts:
         options[f"{head}denoising"] = None
+    if "near" not in parts:
+        options[f"{head}near"] = None
     if "dense" not in parts:
         options["model.aux_head"] = None
     if "boxes" not in parts:
@@ -75,6 +82,8 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
         options[f"{head}reference_boxes"] = "grid"
     if "no_decay" not in parts:
         options["optim_wrapper.paramwise_cfg"] = dict(_delete_=True)
+    if "muon" not in parts:
+        options["optim_wrapper.optimizer.type"] = "AdamW"
     if "no_dropout" not in parts:
         options[f"{head}dropout"] = 0.1
     return options
@@ -99,6 +108,11 @@ class Variant:
     options: Mapping[str, Any]
     augmentation: str = AUGMENTATIONS[0]
     ema: bool = True
+
+    @property
+    def lr_factor(self) -> float:
+        """Its learning rate as a multiple of the recipe's."""
+        return ADAMW_LR if self.options.get("optim_wrapper.optimizer.type") == "AdamW" else 1.0
 
 
 def variants() -> dict[str, Variant]:
@@ -136,8 +150,6 @@ def variants() -> dict[str, Variant]:
                 {f"{head}deltas": "logit"}),
         Variant("not_size_aware", "blocks do not know the size of the box they change", group,
                 {f"{head}size_aware": False}),
-        Variant("muon", "Muon for matrices, AdamW for the rest", group,
-                {"optim_wrapper.optimizer.type": "MuonAdamW"}),
         Variant("flip", "no crops", group, {}, "flip"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),
@@ -181,7 +193,7 @@ def ablation_runs(
         minutes: Budget of a run.
         seeds: Seeds of every variant but the whole recipe.
         base_seeds: Seeds of that.
-        lr: Learning rate of all; None for the config's.
+        lr: Learning rate of all with Muon; None for the config's. Others have :data:`ADAMW_LR` of it.
         processes, threads: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
 
     Raises:
@@ -195,8 +207,8 @@ def ablation_runs(
             raise ValueError(f"there is no variant {name!r}: {', '.join(known_variants)}")
     rate = base_lr(CONFIG) if lr is None else lr
     return [
-        Run("ablation", task, name, CONFIG, rate, variant.augmentation, seed, minutes, processes,
-            threads, dict(variant.options), variant.ema)
+        Run("ablation", task, name, CONFIG, rate * variant.lr_factor, variant.augmentation, seed,
+            minutes, processes, threads, dict(variant.options), variant.ema)
         for name, variant in known_variants.items()
         if names is None or name in names
         for seed in (base_seeds if name == "fast" else seeds)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from ..head_reference import Place, Queries, embed_centres, embed_sizes, move_boxes
+from ..head_rivals import rival_bias
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -90,9 +91,11 @@ class FoldedHeadBlock(nn.Module):
             weights = lite_weights(cast(LiteSide, block.mobile), "relu")
             self.lite = FoldedMobile(weights, self.num_heads, compiled)
 
-    def tokens(self, content: Tensor, position: Tensor, asked: Bridged, gate: Tensor) -> Tensor:
-        """New content (N, Q, C) from what was gathered."""
-        return self.former(self.update(content, asked.attended, gate), position)
+    def tokens(
+        self, content: Tensor, position: Tensor, asked: Bridged, gate: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """New content (N, Q, C) from what was gathered; ``bias`` as in Former."""
+        return self.former(self.update(content, asked.attended, gate), position, bias)
 
     def features(
         self, x: Tensor, cells: Cells, content: Tensor, position: Tensor, asking: Asking | None
@@ -179,6 +182,7 @@ class FoldedHead(nn.Module):
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
         self.num_heads, self.scale_strides = head.num_heads, head.scale_strides
         self.look, self.deltas, self.size_aware = head.look, head.deltas, head.size_aware
+        self.rivals = head.rivals
         self.test_cfg, self.loss_cls = head.test_cfg, head.loss_cls
         self.reference_boxes = head.reference_boxes
         self.encoding: SinePositionalEncoding = head.positional_encoding
@@ -229,7 +233,9 @@ class FoldedHead(nn.Module):
             count = len(scale.blocks)
             for index, part in enumerate(scale.blocks):
                 block = cast(FoldedHeadBlock, part)
-                content = block.tokens(queries.content, located, done, gate)
+                content = block.tokens(
+                    queries.content, located, done, gate, self._rivals(queries)
+                )
                 queries.content = content
                 if block.adapt_position is not None:
                     queries.position = queries.position + block.adapt_position(content)
@@ -262,6 +268,13 @@ class FoldedHead(nn.Module):
             looks, places = looks.contiguous(), keys[:, 0].transpose(1, 2).contiguous()
         products = question(queries.content + position)
         return position, products["gate"], Asking(products["query"], looks, places)
+
+    def _rivals(self, queries: Queries) -> Tensor | None:
+        """As in E2EMFHead."""
+        if not self.rivals or queries.reference is None:
+            return None
+        scores = self.fc_cls(queries.content).amax(dim=-1)
+        return rival_bias(queries.reference, scores, self.num_heads)
 
     def _boxes(self, queries: Queries) -> Tensor:
         known = queries.content

@@ -76,13 +76,17 @@ class FoldedFormer(nn.Module):
         self.out, self.norm = layer.out, layer.norm
         self.fc1, self.fc2, self.ffn_norm = layer.fc1, layer.fc2, layer.ffn_norm
 
-    def forward(self, tokens: Tensor, position: Tensor | None = None) -> Tensor:
-        """Tokens and their position (N, T, d) to tokens."""
+    def forward(
+        self, tokens: Tensor, position: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Tokens and their position (N, T, d) to tokens; ``bias`` as in :class:`Former`."""
         located = tokens if position is None else tokens + position
         query, key, value = (
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x in (F.linear(located, self.weight, self.bias), located, tokens)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        if bias is not None:
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+        attended = F.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
         tokens = self.norm(tokens + self.out(attended.transpose(1, 2).flatten(2)))
         return self.ffn_norm(tokens + self.fc2(F.gelu(self.fc1(tokens))))

@@ -14,13 +14,12 @@ from mmengine.registry import init_default_scope
 from ..runtime.metadata import ModelInfo
 from ..train.build import read_config
 from ..train.guards import check_checkpoint, state_dict_of
+from ..train.inference import TRAINED_WITH
 from ..version import __version__
 from .graph import statistics
 
 #: What the test pipeline may hold beside its one Resize: nothing that changes pixels.
 _HARMLESS = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
-#: Weights that only training reads.
-_TRAINING_ONLY = ("aux_neck.", "aux_head.", "bbox_head.denoising.")
 SCORE_THRESHOLD = 0.3
 
 
@@ -54,7 +53,7 @@ def load_detector(
     bad = [
         name
         for name, value in own.items()
-        if not name.startswith(_TRAINING_ONLY)
+        if not name.startswith(TRAINED_WITH)
         and not name.endswith("num_batches_tracked")
         and (name not in state or state[name].shape != value.shape)
     ]

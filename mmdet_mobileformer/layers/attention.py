@@ -61,6 +61,21 @@ def _made_again(
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
+def _asking_scale(module: nn.Module, width: int, asking: Sequence[bool] | None) -> None:
+    """Give a module the ``scale`` of its queries: one number, or zeros for the heads that do not ask."""
+    if asking is None or all(asking):
+        module.scale = width**-0.5  # type: ignore[assignment]
+        return
+    shares = torch.tensor(asking, dtype=torch.float32).repeat_interleave(width)
+    # Not saved: it follows from the arguments.
+    module.register_buffer("scale", shares * width**-0.5, persistent=False)
+
+
+def _scaled(query: Tensor, scale: float | Tensor) -> Tensor:
+    """Queries times their scale, in the precision of the queries, be it that of autocast."""
+    return query * (scale.to(query.dtype) if isinstance(scale, Tensor) else scale)
+
+
 class MobileToFormer(nn.Module):
     """Mobile→Former: tokens gather from the feature map.
 
@@ -95,13 +110,7 @@ class MobileToFormer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.with_logits = with_logits
-        width = channels // num_heads
-        if asking is None or all(asking):
-            self.scale = width**-0.5
-        else:
-            shares = torch.tensor(asking, dtype=torch.float32).repeat_interleave(width)
-            # Not saved: it follows from the arguments.
-            self.register_buffer("scale", shares * width**-0.5, persistent=False)
+        _asking_scale(self, channels // num_heads, asking)
         self.query = Linear(token_dim, channels)
         self.gate = Linear(token_dim, channels)
         self.out = Linear(channels, token_dim)
@@ -135,10 +144,7 @@ class MobileToFormer(nn.Module):
             ``with_logits``.
         """
         located = _add(tokens, query_pos)
-        query = self.query(located)
-        # In the precision of the queries, be it that of autocast.
-        scale = self.scale.to(query.dtype) if isinstance(self.scale, Tensor) else self.scale
-        query = _split_heads(query * scale, self.num_heads)
+        query = _split_heads(_scaled(self.query(located), self.scale), self.num_heads)
         if self.with_logits:
             attended, logits = self._attend(query, x, mask, pos, look)
         else:
@@ -207,7 +213,12 @@ class Former(nn.Module):
         ffn_dim: Hidden width of the FFN (GELU).
         dropout: Dropout of both residual branches and of the FFN's hidden layer.
         drop_path: Probability of dropping the attention branch per sample; the FFN is kept.
+        asking: Of each head, whether its attention depends on the tokens; one that does not reads what
+            ``bias`` of :meth:`forward` tells it to. None for all.
     """
+
+    #: As in MobileToFormer.
+    scale: float | Tensor
 
     def __init__(
         self,
@@ -216,10 +227,11 @@ class Former(nn.Module):
         ffn_dim: int = 384,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        asking: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (token_dim // num_heads) ** -0.5
+        _asking_scale(self, token_dim // num_heads, asking)
         self.query = Linear(token_dim, token_dim)
         self.out = Linear(token_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
@@ -230,21 +242,30 @@ class Former(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, tokens: Tensor, query_pos: Tensor | None = None, apart: Tensor | None = None
+        self,
+        tokens: Tensor,
+        query_pos: Tensor | None = None,
+        apart: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """(N, T, d) to (N, T, d).
 
         ``query_pos`` (N, T, d) is added to queries and keys. ``apart`` (T, T) is True where a token
-        may not read another.
+        may not read another. ``bias`` (N, heads, T, T + 1) is added to the scores; its last column is
+        that of a further key and value, both zeros: of reading nothing.
         """
         located = _add(tokens, query_pos)
-        query = _split_heads(self.query(located) * self.scale, self.num_heads)
+        query = _split_heads(_scaled(self.query(located), self.scale), self.num_heads)
         key = _split_heads(located, self.num_heads)
         value = _split_heads(tokens, self.num_heads)
         logits = query @ key.transpose(-1, -2)
+        if bias is not None:
+            logits = F.pad(logits, (0, 1)) + bias.to(logits.dtype)
         if apart is not None:
+            apart = apart if bias is None else F.pad(apart, (0, 1))
             logits = logits.masked_fill(apart, float("-inf"))
-        attended = logits.softmax(dim=-1) @ value
+        shares = logits.softmax(dim=-1)
+        attended = (shares if bias is None else shares[..., :-1]) @ value
         update = self.drop_path(self.dropout(self.out(_merge_heads(attended))))
         tokens = self.norm(tokens + update)
         hidden = self.dropout(F.gelu(self.fc1(tokens)))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..head import E2EMFHead, padding_mask
 from ..head_losses import Matches, losses_of_matches
 from ..head_reference import Queries, embed_centres
+from .near_boxes import losses_of_near_boxes
 
 
 @MODELS.register_module()
@@ -37,15 +38,23 @@ class E2EMFTrainingHead(E2EMFHead):
             the noisy centre by its position, and the noisy class, but not the size.
 
     Raises:
-        ValueError: If ``groups`` is negative.
+        ValueError: If ``groups`` is negative or ``near`` is not between 0 and 1.
     """
 
     def __init__(
-        self, *, denoising: dict[str, Any] | None = None, groups: int = 0, **kwargs: Any
+        self,
+        *,
+        denoising: dict[str, Any] | None = None,
+        groups: int = 0,
+        near: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if groups < 0:
             raise ValueError(f"groups is {groups}: give 0 or more groups of further queries")
+        if near is not None and not 0 < near < 1:
+            raise ValueError(f"near is {near}: give an IoU between 0 and 1, or None for no such loss")
+        self.near = near
         self.groups = groups
         self.group_queries = None
         if groups and not self.reference_boxes:
@@ -69,13 +78,16 @@ class E2EMFTrainingHead(E2EMFHead):
         batch_data_samples: Sequence[Any],
         maps: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """As :class:`E2EMFHead`, with ``dn_*`` and ``group_*`` for the further queries."""
+        """As :class:`E2EMFHead`, with ``dn_*`` and ``group_*`` for the further queries, and ``near_*``."""
         extra, dn_meta = self._extra_queries(batch_data_samples)
         logits, boxes = self(feats, padding_mask(batch_data_samples, feats[0]), extra, maps)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         first = logits.shape[2] - self.num_queries
         losses = self.loss_by_feat(logits[:, :, first:], boxes[:, :, first:], gt_instances, metas)
+        if self.near is not None:
+            own = boxes[:, :, first:]
+            losses.update(losses_of_near_boxes(self, own, gt_instances, metas, self.near))
         for _ in range(self.groups):
             first -= self.num_queries
             one = slice(first, first + self.num_queries)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 #: Arguments of the training types, by type, and the type that predicts the same without them.
 _TRAINING = {
-    "E2EMFTrainingHead": ("E2EMFHead", ("denoising", "groups")),
+    "E2EMFTrainingHead": ("E2EMFHead", ("denoising", "groups", "near")),
     "E2EMFWithAuxiliary": ("E2EMF", ("aux_neck", "aux_head", "aux_weight")),
 }
 #: Beginnings of the keys of weights that only training reads.
-_TRAINED_WITH = ("aux_neck.", "aux_head.", "bbox_head.denoising.", "bbox_head.group_queries.")
+TRAINED_WITH = ("aux_neck.", "aux_head.", "bbox_head.denoising.", "bbox_head.group_queries.")
 
 
 def inference_model(model: Any) -> Any:
@@ -28,7 +28,7 @@ def inference_model(model: Any) -> Any:
 
 def inference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that :func:`inference_model` has."""
-    return {key: value for key, value in state.items() if not key.startswith(_TRAINED_WITH)}
+    return {key: value for key, value in state.items() if not key.startswith(TRAINED_WITH)}
 
 
 def _plain(value: Any) -> Any:

@@ -52,6 +52,7 @@ def test_all_parts_are_the_recipe_and_none_is_plain() -> None:
     assert head.denoising is None and plain.model.aux_head is None
     assert head.reference_boxes is False and head.dropout == 0.1
     assert not plain.optim_wrapper.get("paramwise_cfg")
+    assert plain.optim_wrapper.optimizer.type == "AdamW"
     assert not [hook for hook in plain.custom_hooks if hook.type == "EMAHook"]
     with pytest.raises(ValueError, match="no part 'x'"):
         options_of(["x"])
@@ -66,6 +67,16 @@ def test_a_part_left_out_is_the_only_difference() -> None:
     assert config("without_init").model.bbox_head.reference_boxes == "grid"
     assert "query_init" not in config("only_dense").model.bbox_head
     assert config("only_init").model.bbox_head.query_init == "grid"
+
+
+def test_adamw_has_its_own_learning_rate() -> None:
+    rate = config("fast").optim_wrapper.optimizer.lr
+    for name, factor in (("without_muon", 1 / 3), ("only_dense", 1 / 3), ("only_muon", 1.0)):
+        optimizer = config(name).optim_wrapper.optimizer
+        assert optimizer.type == ("MuonAdamW" if factor == 1 else "AdamW")
+        assert optimizer.lr == pytest.approx(rate * factor)
+    (run,) = ablation_runs(["without_muon"], lr=0.03)
+    assert run.lr == pytest.approx(0.01)
 
 
 def test_the_paper_s_switches() -> None:

@@ -172,7 +172,8 @@ def test_fixed_size_openvino_and_no_normalisation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deltas", ["logit", "box"])
 def test_fixed_size_with_reference_boxes(tmp_path: Path, deltas: str) -> None:
     """Constants of a fixed size were of another precision than what they meet."""
-    more = SIGMOID + f"model['bbox_head'].update(look='middle', deltas='{deltas}', size_aware=True)\n"
+    options = f"look='middle', deltas='{deltas}', size_aware=True, rivals=True"
+    more = SIGMOID + f"model['bbox_head'].update({options})\n"
     config, checkpoint = write(tmp_path, more)
     rows = export(str(config), str(checkpoint), tmp_path / "a.onnx", size=(65, 98), say=silent)
     assert [(row.shape, row.missing) for row in rows] == [((1, 65, 98), 0)]

@@ -113,11 +113,13 @@ def test_fewer_outputs(kernels: bool) -> None:
         dict(reference_boxes=True),
         dict(reference_boxes=True, look="middle", deltas="box"),
         dict(reference_boxes=True, look="fixed", deltas="box", size_aware=True),
+        dict(reference_boxes=True, deltas="box", rivals=True),
         dict(closing=False, position="shared"),
         dict(scales=(32,), num_blocks=(2,), sides=("transformer",), in_channels=[96], arch=None),
         dict(sides=("lite", "transformer", "lite"), closing=False, reference_boxes=True),
     ],
-    ids=["plain", "reference boxes", "middles, deltas of boxes", "fixed, aware of sizes", "no closing", "one scale", "other sides"],
+    ids=["plain", "reference boxes", "middles, deltas of boxes", "fixed, aware of sizes", "rivals",
+         "no closing", "one scale", "other sides"],
 )
 def test_the_detector_predicts_the_same(head: dict, kernels: bool) -> None:
     model = detector(**head)

@@ -1,0 +1,82 @@
+"""Queries see their rivals (ours, not the paper's).
+
+There is no NMS, so of several queries on one object all but one have to find out that another has it.
+In DETR they learn to, over many epochs, from contents and positions. Here a query's rivals are known:
+the queries with a better score whose boxes overlap its own. Some heads of the self-attention read
+these alone, and nothing where there are none. The relation of boxes as a bias of the attention is
+Relation-DETR's idea (arXiv 2407.11699), that a worse box looks to the better ones it overlaps that of
+learned NMS (arXiv 1705.02950); nothing here is learned and nothing adds parameters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch import Tensor
+
+#: IoU from which on a better query is a rival rather than not, how sharply, and the odds at most:
+#: ``(IoU / SEEN_FROM) ** STEEPNESS``, of which the logarithm is at most ``SURE``.
+SEEN_FROM = 0.4
+STEEPNESS = 8.0
+SURE = 4.0
+#: How sharply a score is better, per logit. Smooth, so that rounding does not decide what is seen.
+SHARPNESS = 10.0
+#: Of how many heads one reads the rivals.
+ONE_OF = 4
+#: Score of what is not to be read, and the least IoU whose logarithm is taken.
+UNSEEN = -30.0
+LEAST_IOU = 0.01
+
+
+def asking_former_heads(num_heads: int) -> list[bool]:
+    """Of each head of the self-attention, whether it reads what it asks for; the others read the rivals."""
+    count = max(1, num_heads // ONE_OF)
+    return [head >= count for head in range(num_heads)]
+
+
+def rival_bias(boxes: Tensor, scores: Tensor, num_heads: int) -> Tensor:
+    """What is added to the scores of the queries' self-attention.
+
+    Args:
+        boxes: Reference boxes (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
+        scores: The queries' best class logits (N, Q).
+        num_heads: Heads of the self-attention.
+
+    Returns:
+        (N, heads, Q, Q + 1); the last column is that of no query, which is read by a query without rivals.
+    """
+    overlap = pairwise_iou(bbox_cxcywh_to_xyxy(boxes.sigmoid()))
+    odds = STEEPNESS * (overlap.clamp(min=LEAST_IOU).log() - math.log(SEEN_FROM))
+    gap = scores[:, None, :] - scores[:, :, None]
+    # The logarithm of a sigmoid.
+    better = -F.softplus(-SHARPNESS * gap)
+    itself = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    rivals = (odds.clamp(max=SURE) + better).masked_fill(itself, UNSEEN)
+    none = torch.zeros_like(rivals[..., :1])
+    seen = torch.cat((rivals, none), dim=-1)
+    # The other heads read all queries, and never none.
+    unseen = torch.cat((torch.zeros_like(rivals), none + UNSEEN), dim=-1)
+    asking = asking_former_heads(num_heads)
+    return torch.stack([unseen if asks else seen for asks in asking], dim=1)
+
+
+def pairwise_iou(boxes: Tensor) -> Tensor:
+    """IoU of every two boxes of an image.
+
+    mmdet's ``bbox_overlaps`` checks values as it goes, which a traced graph cannot.
+
+    Args:
+        boxes: (N, Q, 4) as (x1, y1, x2, y2), none of them empty.
+
+    Returns:
+        (N, Q, Q).
+    """
+    first, second = boxes[:, :, None], boxes[:, None]
+    least = torch.maximum(first[..., :2], second[..., :2])
+    most = torch.minimum(first[..., 2:], second[..., 2:])
+    shared = (most - least).clamp(min=0).prod(dim=-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    return shared / (area[:, :, None] + area[:, None] - shared)

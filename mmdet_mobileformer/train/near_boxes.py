@@ -1,0 +1,65 @@
+"""Boxes near an object learn it, be they matched to it or not (ours, for short trainings).
+
+One to one, few queries of an image learn what a box is; those beside them see the same object and learn
+nothing of it. Here every box that overlaps an object learns that object's box, as in MS-DETR (arXiv
+2401.03989), which does so with classes, too. Classes stay one to one here: a second query on an object
+is to have a low score, for there is no NMS. Inference does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, bbox_xyxy_to_cxcywh
+from mmdet.utils import reduce_mean
+from torch import Tensor
+
+from ..head_losses import image_sizes
+
+
+def losses_of_near_boxes(
+    head: Any, boxes: Tensor, gt_instances: Sequence[Any], metas: Sequence[Any], least: float
+) -> dict[str, Tensor]:
+    """Box losses of all predictions that are near an object.
+
+    Args:
+        head: A DETRHead, for its ``loss_bbox`` and ``loss_iou``.
+        boxes: (K, N, Q, 4) as normalised (cx, cy, w, h).
+        gt_instances: With ``bboxes`` (G, 4) in pixels, one per image.
+        metas: mmdet's, with ``img_shape``, one per image.
+        least: A prediction is near the object that it overlaps most, from this IoU on.
+
+    Returns:
+        ``near_loss_bbox``, ``near_loss_iou`` of the last block, ``d0.near_loss_bbox`` ... of the
+        others: sums over a block's near predictions, by how many a block has on average.
+    """
+    blocks = len(boxes)
+    sizes = image_sizes(boxes, metas)
+    pixels = bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
+    near = torch.zeros(boxes.shape[:3], dtype=torch.bool, device=boxes.device)
+    goals = torch.zeros_like(pixels)
+    for image, gt in enumerate(gt_instances):
+        if len(gt):
+            overlaps = bbox_overlaps(pixels[:, image].detach(), gt.bboxes.expand(blocks, -1, -1))
+            overlap, nearest = overlaps.max(dim=-1)
+            near[:, image] = overlap >= least
+            goals[:, image] = gt.bboxes[nearest]
+    block, image, _ = near.nonzero(as_tuple=True)
+    number = reduce_mean(boxes.new_tensor([len(block) / blocks])).clamp(min=1)
+    shares = bbox_xyxy_to_cxcywh(goals[near] / sizes[image])
+    each = {
+        "near_loss_bbox": head.loss_bbox(boxes[near], shares, reduction_override="none"),
+        "near_loss_iou": head.loss_iou(pixels[near], goals[near], reduction_override="none"),
+    }
+    losses = {}
+    for name, loss in each.items():
+        # mmdet's losses of nothing are one zero.
+        rows = loss.reshape(len(block), -1).sum(1) if len(block) else loss.new_zeros(0)
+        # DDP wants a gradient of every parameter, also where nothing is near.
+        sums = boxes.sum(dim=(1, 2, 3)) * 0.0
+        sums = sums.index_add(0, block, rows) / number
+        losses.update({f"d{k}.{name}": sums[k] for k in range(blocks - 1)})
+        losses[name] = sums[-1]
+    return losses
