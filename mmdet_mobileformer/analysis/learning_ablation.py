@@ -30,6 +30,7 @@ PARTS = {
     "dense": "dense auxiliary head (or none)",
     "near": "boxes near an object learn it, matched or not (or matched ones alone)",
     "boxes": "reference boxes (or learned queries)",
+    "rivals": "queries see better ones on their object (or learn to tell)",
     "init": "queries start at several sizes, or without boxes on a grid (or as usual)",
     "no_decay": "no decay of norms, biases, tokens, queries (or of nothing)",
     "no_dropout": "no dropout (or 0.1)",
@@ -76,10 +77,13 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
     if "boxes" not in parts:
         options[f"{head}reference_boxes"] = False
         options[f"{head}size_aware"] = False
+        options[f"{head}rivals"] = False
         if "init" in parts:
             options[f"{head}query_init"] = "grid"
     elif "init" not in parts:
         options[f"{head}reference_boxes"] = "grid"
+    if "boxes" in parts and "rivals" not in parts:
+        options[f"{head}rivals"] = False
     if "no_decay" not in parts:
         options["optim_wrapper.paramwise_cfg"] = dict(_delete_=True)
     if "muon" not in parts:
@@ -128,7 +132,8 @@ def variants() -> dict[str, Variant]:
             Variant(f"without_{part}", title, "left out", options_of(without), ema=part != "ema")
         )
     for part, title in PARTS.items():
-        made.append(Variant(f"only_{part}", title, "alone", options_of({part}), ema=part == "ema"))
+        kept, title = ({"boxes", part}, f"{title}, with boxes") if part == "rivals" else ({part}, title)
+        made.append(Variant(f"only_{part}", title, "alone", options_of(kept), ema=part == "ema"))
     head, group = "model.bbox_head.", "added to the recipe or changed in it"
     quality_focal = dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0,
                          loss_weight=2.0)

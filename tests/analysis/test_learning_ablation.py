@@ -69,6 +69,17 @@ def test_a_part_left_out_is_the_only_difference() -> None:
     assert config("only_init").model.bbox_head.query_init == "grid"
 
 
+def test_rivals_are_seen_by_boxes_alone() -> None:
+    heads = {name: config(name).model.bbox_head for name in ("without_boxes", "only_rivals", "only_boxes")}
+    assert {name: head.rivals for name, head in heads.items()} == {
+        "without_boxes": False, "only_rivals": True, "only_boxes": False
+    }
+    assert heads["only_rivals"].reference_boxes
+    whole, without = config("fast").to_dict(), config("without_rivals").to_dict()
+    assert whole["model"]["bbox_head"].pop("rivals") and not without["model"]["bbox_head"].pop("rivals")
+    assert whole == without
+
+
 def test_adamw_has_its_own_learning_rate() -> None:
     rate = config("fast").optim_wrapper.optimizer.lr
     for name, factor in (("without_muon", 1 / 3), ("only_dense", 1 / 3), ("only_muon", 1.0)):
