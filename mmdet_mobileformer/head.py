@@ -7,7 +7,7 @@ README under "Differs from the paper / reconstructed".
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -281,7 +281,7 @@ class E2EMFHead(DETRHead):
                 position, look = self._locate(queries, place)
                 x, queries.content = block(
                     x, queries.content, position, scale_mask, pos, look, queries.apart,
-                    None if extra is None else self.num_queries, self._rivals(queries),
+                    None if extra is None else self.num_queries, self._rivals_of(queries),
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
@@ -312,27 +312,35 @@ class E2EMFHead(DETRHead):
         centres = embed_centres(boxes, self.positional_encoding, place)
         return queries.position + centres, place.look(boxes, self.num_heads, self.look)
 
-    def _rivals(self, queries: Queries) -> Tensor | None:
-        """Bias of the queries' self-attention; None without."""
-        if not self.rivals or queries.reference is None:
+    def _rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
+        """How a block tells the queries' rivals: by what its content predicts before it is shared."""
+        if not self.rivals:
             return None
-        with torch.no_grad(), _full_precision(queries.content):
-            scores = self.fc_cls(_at_least_float32(queries.content)).amax(dim=-1)
-            return rival_bias(queries.reference, scores, self.num_heads)
+        reference = queries.reference
+
+        @torch.no_grad()
+        def rivals(content: Tensor) -> Tensor:
+            with _full_precision(content):
+                scores = self.fc_cls(_at_least_float32(content)).amax(dim=-1)
+                return rival_bias(self._boxes(content, reference), scores, self.num_heads)
+
+        return rivals
+
+    def _boxes(self, content: Tensor, reference: Tensor | None) -> Tensor:
+        """Boxes (N, Q, 4) before the sigmoid, in float32 at least."""
+        known = _at_least_float32(content)
+        if self.size_aware and reference is not None:
+            known = known + embed_sizes(reference, self.embed_dims)
+        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
+        return change if reference is None else move_boxes(reference, change, self.deltas)
 
     def _refine_boxes(self, queries: Queries) -> Tensor:
         """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them."""
-        content = queries.content
         # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
-        with _full_precision(content):
-            known = _at_least_float32(content)
-            if self.size_aware and queries.reference is not None:
-                known = known + embed_sizes(queries.reference, self.embed_dims)
-            change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
-        if queries.reference is None:
-            return change
-        boxes = move_boxes(queries.reference, change, self.deltas)
-        queries.reference = boxes.detach()
+        with _full_precision(queries.content):
+            boxes = self._boxes(queries.content, queries.reference)
+        if queries.reference is not None:
+            queries.reference = boxes.detach()
         return boxes
 
     def forward(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from mmdet.models.layers import DetrTransformerEncoderLayer
@@ -156,7 +156,7 @@ class E2EMFBlock(nn.Module):
         look: tuple[Tensor, Tensor] | None = None,
         apart: Tensor | None = None,
         readable: int | None = None,
-        bias: Tensor | None = None,
+        rivals: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -169,12 +169,13 @@ class E2EMFBlock(nn.Module):
             look: As in :class:`MobileToFormer`.
             apart: As in :class:`Former`.
             readable: The features read the last so many queries only; None for all.
-            bias: As in :class:`Former`.
+            rivals: Gives the ``bias`` of :class:`Former` from the content that it reads.
 
         Returns:
             New features and content.
         """
         content, _ = self.mobile_to_former(x, content, mask, pos, position, look)
+        bias = None if rivals is None else rivals(content)
         content = self.former(content, position, apart, bias)
         if self.mobile is not None and self.former_to_mobile is not None:
             x = self.mobile(x, mask, pos)

@@ -2,10 +2,12 @@
 
 There is no NMS, so of several queries on one object all but one have to find out that another has it.
 In DETR they learn to, over many epochs, from contents and positions. Here a query's rivals are known:
-the queries with a better score whose boxes overlap its own. Some heads of the self-attention read
-these alone, and nothing where there are none. The relation of boxes as a bias of the attention is
-Relation-DETR's idea (arXiv 2407.11699), that a worse box looks to the better ones it overlaps that of
-learned NMS (arXiv 1705.02950); nothing here is learned and nothing adds parameters.
+the queries with a better score whose boxes overlap its own, by what would be predicted of the contents
+that the self-attention reads. Some of its heads read these alone, and nothing where there are none.
+
+A relation of boxes as a bias of the attention is Relation-DETR's idea (arXiv 2407.11699), that a worse
+box looks to the better ones it overlaps that of learned NMS (arXiv 1705.02950). Nothing here is learned
+and nothing adds parameters.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def rival_bias(boxes: Tensor, scores: Tensor, num_heads: int) -> Tensor:
     """What is added to the scores of the queries' self-attention.
 
     Args:
-        boxes: Reference boxes (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
+        boxes: The queries' boxes (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
         scores: The queries' best class logits (N, Q).
         num_heads: Heads of the self-attention.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -92,10 +92,16 @@ class FoldedHeadBlock(nn.Module):
             self.lite = FoldedMobile(weights, self.num_heads, compiled)
 
     def tokens(
-        self, content: Tensor, position: Tensor, asked: Bridged, gate: Tensor, bias: Tensor | None
+        self,
+        content: Tensor,
+        position: Tensor,
+        asked: Bridged,
+        gate: Tensor,
+        rivals: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
-        """New content (N, Q, C) from what was gathered; ``bias`` as in Former."""
-        return self.former(self.update(content, asked.attended, gate), position, bias)
+        """New content (N, Q, C) from what was gathered; ``rivals`` as in E2EMFBlock."""
+        content = self.update(content, asked.attended, gate)
+        return self.former(content, position, None if rivals is None else rivals(content))
 
     def features(
         self, x: Tensor, cells: Cells, content: Tensor, position: Tensor, asking: Asking | None
@@ -234,7 +240,7 @@ class FoldedHead(nn.Module):
             for index, part in enumerate(scale.blocks):
                 block = cast(FoldedHeadBlock, part)
                 content = block.tokens(
-                    queries.content, located, done, gate, self._rivals(queries)
+                    queries.content, located, done, gate, self._rivals_of(queries)
                 )
                 queries.content = content
                 if block.adapt_position is not None:
@@ -253,7 +259,9 @@ class FoldedHead(nn.Module):
         if self.closing is not None:
             queries.content = self.closing(queries.content, done.attended, gate)
             self._refine(queries)
-        boxes = self._boxes(queries) if queries.reference is None else queries.reference
+        boxes = queries.reference
+        if boxes is None:
+            boxes = self._boxes(queries.content, None)
         return self.fc_cls(queries.content)[None], boxes.sigmoid()[None]
 
     def _ask(
@@ -269,26 +277,28 @@ class FoldedHead(nn.Module):
         products = question(queries.content + position)
         return position, products["gate"], Asking(products["query"], looks, places)
 
-    def _rivals(self, queries: Queries) -> Tensor | None:
+    def _rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
         """As in E2EMFHead."""
-        if not self.rivals or queries.reference is None:
+        if not self.rivals:
             return None
-        scores = self.fc_cls(queries.content).amax(dim=-1)
-        return rival_bias(queries.reference, scores, self.num_heads)
+        reference = queries.reference
 
-    def _boxes(self, queries: Queries) -> Tensor:
-        known = queries.content
-        if self.size_aware and queries.reference is not None:
-            known = known + embed_sizes(queries.reference, known.shape[-1])
-        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
-        if queries.reference is None:
-            return change
-        return move_boxes(queries.reference, change, self.deltas)
+        def rivals(content: Tensor) -> Tensor:
+            scores = self.fc_cls(content).amax(dim=-1)
+            return rival_bias(self._boxes(content, reference), scores, self.num_heads)
+
+        return rivals
+
+    def _boxes(self, content: Tensor, reference: Tensor | None) -> Tensor:
+        if self.size_aware and reference is not None:
+            content = content + embed_sizes(reference, content.shape[-1])
+        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(content)))
+        return change if reference is None else move_boxes(reference, change, self.deltas)
 
     def _refine(self, queries: Queries) -> None:
         """With reference boxes the next block needs them; without, only the last are predicted."""
         if queries.reference is not None:
-            queries.reference = self._boxes(queries)
+            queries.reference = self._boxes(queries.content, queries.reference)
 
     def _cells(self, mask: Tensor | None, feature: Tensor) -> Cells:
         """Sine embeddings of rows and columns: as mmdet's, in the valid part of each image."""

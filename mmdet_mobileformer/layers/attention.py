@@ -64,7 +64,7 @@ def _made_again(
 def _asking_scale(module: nn.Module, width: int, asking: Sequence[bool] | None) -> None:
     """Give a module the ``scale`` of its queries: one number, or zeros for the heads that do not ask."""
     if asking is None or all(asking):
-        module.scale = width**-0.5  # type: ignore[assignment]
+        module.scale = width**-0.5
         return
     shares = torch.tensor(asking, dtype=torch.float32).repeat_interleave(width)
     # Not saved: it follows from the arguments.

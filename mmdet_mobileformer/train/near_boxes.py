@@ -46,9 +46,9 @@ def losses_of_near_boxes(
             overlap, nearest = overlaps.max(dim=-1)
             near[:, image] = overlap >= least
             goals[:, image] = gt.bboxes[nearest]
-    block, image, _ = near.nonzero(as_tuple=True)
+    block, images, _ = near.nonzero(as_tuple=True)
     number = reduce_mean(boxes.new_tensor([len(block) / blocks])).clamp(min=1)
-    shares = bbox_xyxy_to_cxcywh(goals[near] / sizes[image])
+    shares = bbox_xyxy_to_cxcywh(goals[near] / sizes[images])
     each = {
         "near_loss_bbox": head.loss_bbox(boxes[near], shares, reduction_override="none"),
         "near_loss_iou": head.loss_iou(pixels[near], goals[near], reduction_override="none"),
