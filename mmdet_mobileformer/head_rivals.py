@@ -55,7 +55,9 @@ def rival_bias(boxes: Tensor, scores: Tensor, num_heads: int) -> Tensor:
     gap = scores[:, None, :] - scores[:, :, None]
     # The logarithm of a sigmoid.
     better = -F.softplus(-SHARPNESS * gap)
-    itself = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    # ONNX Runtime has no torch.eye of booleans.
+    index = torch.arange(scores.shape[1], device=scores.device)
+    itself = index[:, None] == index
     rivals = (odds.clamp(max=SURE) + better).masked_fill(itself, UNSEEN)
     none = torch.zeros_like(rivals[..., :1])
     seen = torch.cat((rivals, none), dim=-1)

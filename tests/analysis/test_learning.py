@@ -28,6 +28,7 @@ from mmdet_mobileformer.analysis.learning import (  # noqa: E402
     Run,
 )
 from mmdet_mobileformer.analysis.learning_config import (  # noqa: E402
+    base_lr,
     config_hash,
     run_config,
     select_ids,
@@ -231,26 +232,29 @@ def test_lines_come_back_and_damage_is_named(tmp_path: Path) -> None:
 
 def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     candidate = CANDIDATES["e2emf_52m_fast"]
+    rate = base_lr(candidate.config)
     results: list[Result] = []
 
     def missing() -> list[Run]:
         return Search("shapes", candidate, results).missing()
 
     first = missing()
-    assert [run.lr for run in first] == [1e-3, 5e-4, 2e-3]
+    assert [run.lr for run in first] == [rate, rate / 2, 2 * rate]
     assert {(run.kind, run.minutes, run.augmentation) for run in first} == {("trial", 2.5, "crop")}
     # Twice the rate is the best, so one beyond it is tried; it diverges.
     results += [result_of(run, ap) for run, ap in zip(first, (0.2, 0.1, 0.3))]
     (beyond,) = missing()
-    assert beyond.lr == pytest.approx(4e-3)
+    assert beyond.lr == pytest.approx(4 * rate)
     results.append(result_of(beyond, 0.9, diverged=True))
     others = missing()
-    assert [(run.augmentation, run.lr) for run in others] == [(name, 2e-3) for name in AUGMENTATIONS[1:]]
+    assert [(run.augmentation, run.lr) for run in others] == [
+        (name, 2 * rate) for name in AUGMENTATIONS[1:]
+    ]
     assert "then at least 15 minutes more" in describe([Search("shapes", candidate, results)])
     results += [result_of(run, ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
     (report,) = missing()
     assert (report.kind, report.minutes, report.augmentation, report.lr) == (
-        "report", 15, "mosaic", 2e-3,
+        "report", 15, "mosaic", 2 * rate,
     )
     results.append(result_of(report, 0.45))
     assert missing() == []
