@@ -13,6 +13,7 @@ and nothing adds parameters.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +79,14 @@ def pairwise_iou(boxes: Tensor) -> Tensor:
     Returns:
         (N, Q, Q).
     """
-    first, second = boxes[:, :, None], boxes[:, None]
-    least = torch.maximum(first[..., :2], second[..., :2])
-    most = torch.minimum(first[..., 2:], second[..., 2:])
-    shared = (most - least).clamp(min=0).prod(dim=-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    # Side by side, as (N, Q, Q) each: products over a last dimension of two are slow.
+    left, top, right, bottom = boxes.unbind(dim=-1)
+
+    def pairs(of: Callable[[Tensor, Tensor], Tensor], side: Tensor) -> Tensor:
+        return of(side[:, :, None], side[:, None])
+
+    width = pairs(torch.minimum, right) - pairs(torch.maximum, left)
+    height = pairs(torch.minimum, bottom) - pairs(torch.maximum, top)
+    shared = width.clamp(min=0) * height.clamp(min=0)
+    area = (right - left) * (bottom - top)
     return shared / (area[:, :, None] + area[:, None] - shared)
