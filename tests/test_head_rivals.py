@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 pytest.importorskip("mmdet.models")
 from mmdet.structures.bbox import bbox_overlaps  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
+from small_head import SMALL  # noqa: E402
 
 from mmdet_mobileformer import E2EMFHead  # noqa: E402
 from mmdet_mobileformer.head_rivals import (  # noqa: E402
@@ -19,19 +19,6 @@ from mmdet_mobileformer.head_rivals import (  # noqa: E402
     rival_bias,
 )
 from mmdet_mobileformer.layers import Former  # noqa: E402
-
-SMALL: dict[str, Any] = dict(
-    num_classes=3,
-    arch="26m",
-    num_blocks=(2, 1, 1),
-    embed_dims=32,
-    num_heads=8,
-    num_queries=9,
-    query_ffn_dims=32,
-    side_ffn_dims=32,
-    reference_boxes=True,
-    loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +94,7 @@ def test_a_head_that_does_not_ask_reads_what_it_is_told_to() -> None:
 def test_queries_learn_of_their_rivals() -> None:
     """With rivals a query's result changes when a better one comes to lie on it; other images' do not."""
     torch.manual_seed(0)
-    model = E2EMFHead(rivals=True, dropout=0.0, **SMALL).eval()
+    model = E2EMFHead(rivals=True, **SMALL).eval()
     feats = [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((24, 8), (64, 16), (96, 32))]
     with torch.no_grad():
         logits, _ = model(feats)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor
 
@@ -31,7 +33,8 @@ class MuonAdamW(torch.optim.AdamW):
     MergedOptimWrapperConstructor where there is a ``paramwise_cfg``.
 
     torch.optim.Muon takes matrices alone, no kernels, and goes over them one by one, which is slow for
-    many small ones. Here those of a shape are one batch.
+    many small ones. Here those of a shape are one batch, and the processes of a distributed training,
+    whose gradients DDP has made the same, make a part of each batch orthogonal and tell the others.
 
     Args:
         params: Parameters or groups of them.
@@ -110,16 +113,39 @@ class MuonAdamW(torch.optim.AdamW):
             update = gradient.lerp(average, self.momentum).flatten(1)
             wide = update if update.shape[0] <= update.shape[1] else update.T
             batches.setdefault(tuple(wide.shape), []).append((parameter, wide, group))
-        for shape, batch in batches.items():
-            wide = torch.stack([update for _, update, _ in batch])
-            bf16 = _multiplies_bf16_faster(wide.device) if self.bf16 is None else self.bf16
-            updates = orthogonal(wide.bfloat16() if bf16 else wide)
+        stacks = [torch.stack([update for _, update, _ in batch]) for batch in batches.values()]
+        for (shape, batch), updates in zip(batches.items(), self._made_orthogonal(stacks)):
             length = RMS_OF_ADAMW * math.sqrt(shape[1])
             for (parameter, _, group), update in zip(batch, updates):
                 is_tall = parameter.shape[0] > shape[0]
                 update = (update.T if is_tall else update).reshape(parameter.shape)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * length)
+
+    def _made_orthogonal(self, stacks: list[Tensor]) -> list[Tensor]:
+        """Stacks of matrices made orthogonal; processes, whose gradients are the same, share the work."""
+        if not stacks:
+            return []
+        bf16 = _multiplies_bf16_faster(stacks[0].device) if self.bf16 is None else self.bf16
+        ranks, rank = get_world_size(), get_rank()
+        parts = []
+        for index, stack in enumerate(stacks):
+            share = -(-len(stack) // ranks)
+            # In turns, so that not one process has all the stacks of one.
+            first = (rank + index) % ranks * share
+            part = stack[first : first + share]
+            done = orthogonal(part.bfloat16() if bf16 else part).to(stack.dtype)
+            parts.append(F.pad(done, (0, 0, 0, 0, 0, share - len(part))))
+        if ranks == 1:
+            return parts
+        sizes = [part.numel() for part in parts]
+        gathered = all_gather(torch.cat([part.flatten() for part in parts]))
+        by_rank = [whole.split(sizes) for whole in gathered]
+        made = []
+        for index, (stack, part) in enumerate(zip(stacks, parts)):
+            turns = [by_rank[(turn - index) % ranks][index] for turn in range(ranks)]
+            made.append(torch.cat([turn.view_as(part) for turn in turns])[: len(stack)])
+        return made
 
 
 def is_matrix(parameter: Tensor) -> bool:

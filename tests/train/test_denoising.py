@@ -11,23 +11,11 @@ pytest.importorskip("mmdet.models")
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+from small_head import SMALL  # noqa: E402
 
 from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead, head_losses  # noqa: E402
 from mmdet_mobileformer.train import denoising as denoising_module  # noqa: E402
 
-SMALL: dict[str, Any] = dict(
-    num_classes=3,
-    arch="26m",
-    num_blocks=(2, 1, 1),
-    embed_dims=32,
-    num_heads=8,
-    num_queries=9,
-    query_ffn_dims=32,
-    side_ffn_dims=32,
-    dropout=0.0,
-    reference_boxes=True,
-    loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
-)
 NOISE = dict(label_noise_scale=0.5, box_noise_scale=0.4, group_cfg=dict(num_dn_queries=12))
 
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
+from mmdet_mobileformer.train import muon
 from mmdet_mobileformer.train.muon import MuonAdamW, orthogonal
 
 SETTINGS = dict(lr=0.01, weight_decay=0.1)
@@ -113,3 +114,41 @@ def test_configs_get_it_fused_and_with_tables_of_vectors_left_to_adamw() -> None
     assert [id(parameter) for parameter in by_muon] == [id(model["layer"].weight)]
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert decays[id(model["layer"].bias)] == 0 and decays[id(model["table"].weight)] == 0.1
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_processes_share_the_work_and_move_alike(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(16, 24), (8, 8), (16, 24), (24, 16), (8, 32), (16, 24), (16,)]
+    alone = parameters(*shapes)
+    told: dict[int, Tensor] = {}
+    seen: list[int] = []
+
+    def counted(matrices: Tensor) -> Tensor:
+        seen.append(len(matrices))
+        return orthogonal(matrices)
+
+    def step_of(rank: int) -> list[nn.Parameter]:
+        members = copy.deepcopy(alone)
+
+        def all_gather(mine: Tensor) -> list[Tensor]:
+            told[rank] = mine.clone()
+            return [told.get(other, torch.zeros_like(mine)) for other in range(ranks)]
+
+        monkeypatch.setattr(muon, "get_world_size", lambda: ranks)
+        monkeypatch.setattr(muon, "get_rank", lambda: rank)
+        monkeypatch.setattr(muon, "all_gather", all_gather)
+        monkeypatch.setattr(muon, "orthogonal", counted)
+        steps([(MuonAdamW(members, **SETTINGS), members)], count=1)
+        return members
+
+    # First what each would tell the others, then with all of it known.
+    for rank in range(ranks):
+        step_of(rank)
+    # Each of the six matrices once, by one of them.
+    assert sum(seen) == 6
+    moved = [step_of(rank) for rank in range(ranks)]
+    monkeypatch.undo()
+    steps([(MuonAdamW(alone, **SETTINGS), alone)], count=1)
+    for members in moved:
+        for one, other in zip(members, alone):
+            torch.testing.assert_close(one, other)

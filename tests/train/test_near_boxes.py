@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("mmdet.models")
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
-from test_denoising import SMALL, features, samples  # noqa: E402
+from small_head import SMALL  # noqa: E402
+from test_denoising import features, samples  # noqa: E402
 
 from mmdet_mobileformer import E2EMFTrainingHead  # noqa: E402
 from mmdet_mobileformer.train.near_boxes import losses_of_near_boxes  # noqa: E402

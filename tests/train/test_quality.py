@@ -11,7 +11,8 @@ pytest.importorskip("mmdet.models")
 from mmdet.models.losses import QualityFocalLoss  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
-from test_denoising import BOXES, SMALL, features  # noqa: E402
+from small_head import SMALL  # noqa: E402
+from test_denoising import BOXES, features  # noqa: E402
 
 from mmdet_mobileformer import E2EMFHead, E2EMFTrainingHead  # noqa: E402
 from mmdet_mobileformer.train.quality import VarifocalQualityLoss  # noqa: E402
