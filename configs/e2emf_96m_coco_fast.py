@@ -18,6 +18,8 @@ model = dict(
         arch='96m',
         # Every query starts from a box, which each block refines.
         reference_boxes='pyramid',
+        # Reading boxes costs parameters: fewer than are saved here.
+        query_ffn_dims=480,
         # The score learns the IoU of its box.
         loss_cls=dict(_delete_=True, type='VarifocalQualityLoss', loss_weight=2.0)),
     aux_weight=2.0,

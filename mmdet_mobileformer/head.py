@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from .head_losses import losses_of_blocks
+from .head_read import BoxReader
 from .head_reference import (
     LAYOUTS,
     Place,
@@ -92,6 +93,8 @@ class E2EMFHead(DETRHead):
             sides is added to what the change is predicted from.
         rivals: Whether some heads of the queries' self-attention read better-scored queries whose boxes
             overlap; see :mod:`mmdet_mobileformer.head_rivals`. Needs ``reference_boxes``.
+        read_boxes: Whether boxes are read from the finest map, too; see
+            :mod:`mmdet_mobileformer.head_read`. Needs ``reference_boxes``.
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
             (the default with reference boxes), or ``'grid'`` (ours, without reference boxes): the
             sine embedding of points on a grid, so that every query looks elsewhere from the start.
@@ -127,6 +130,7 @@ class E2EMFHead(DETRHead):
         deltas: str = "logit",
         size_aware: bool = False,
         rivals: bool = False,
+        read_boxes: bool = False,
         query_init: str | None = None,
         dropout: float = 0.1,
         loss_cls: dict[str, Any] | None = None,
@@ -159,7 +163,7 @@ class E2EMFHead(DETRHead):
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
         query_init = check_queries(
-            reference_boxes, query_init, look, deltas, size_aware, rivals
+            reference_boxes, query_init, look, deltas, size_aware, rivals, read_boxes
         )
         self.look = look
         self.deltas = deltas
@@ -199,6 +203,7 @@ class E2EMFHead(DETRHead):
             if closing
             else None
         )
+        self.reader = BoxReader(embed_dims) if read_boxes else None
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
         self._reset_parameters()
@@ -285,14 +290,15 @@ class E2EMFHead(DETRHead):
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
-                boxes.append(self._refine_boxes(queries))
+                finest = module is self.scales[-1]
+                boxes.append(self._refine_boxes(queries, place, x if finest else None, scale_mask))
             if maps is not None:
                 maps.append(x)
         if self.closing is not None:
             position, look = self._locate(queries, place)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
             states.append(queries.content)
-            boxes.append(self._refine_boxes(queries))
+            boxes.append(self._refine_boxes(queries, place, x, scale_mask))
         return torch.stack(states), torch.stack(boxes)
 
     def _first_queries(self, batch: int, extra: Queries | None) -> Queries:
@@ -334,11 +340,23 @@ class E2EMFHead(DETRHead):
         change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
         return change if reference is None else move_boxes(reference, change, self.deltas)
 
-    def _refine_boxes(self, queries: Queries) -> Tensor:
-        """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them."""
+    def _refine_boxes(
+        self,
+        queries: Queries,
+        place: Place | None = None,
+        finest: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them.
+
+        The ``finest`` map (N, C, H, W), if it is there already, is read with its place and padding mask.
+        """
         # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
         with _full_precision(queries.content):
             boxes = self._boxes(queries.content, queries.reference)
+            if self.reader and finest is not None and place and queries.reference is not None:
+                known = _at_least_float32(finest)
+                boxes = self.reader(known, mask, place, queries.reference, boxes)
         if queries.reference is not None:
             queries.reference = boxes.detach()
         return boxes

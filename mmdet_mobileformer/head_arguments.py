@@ -84,6 +84,7 @@ def check_queries(
     deltas: str,
     size_aware: bool,
     rivals: bool,
+    read_boxes: bool,
 ) -> str:
     """E2EMFHead's ``query_init`` with its default; raises ValueError if it does not fit."""
     if reference_boxes not in (False, True, "grid", "pyramid"):
@@ -98,6 +99,8 @@ def check_queries(
         raise ValueError("size_aware=True needs boxes whose size is known: set reference_boxes too")
     if rivals and not reference_boxes:
         raise ValueError("rivals=True needs boxes that may overlap: set reference_boxes too")
+    if read_boxes and not reference_boxes:
+        raise ValueError("read_boxes=True needs boxes to read at: set reference_boxes too")
     if query_init is None:
         # With boxes the queries differ by these alone at first.
         return "zeros" if reference_boxes else "normal"

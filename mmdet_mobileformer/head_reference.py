@@ -229,6 +229,20 @@ class Place:
         slope = 0.5 * looks[None, :, None, 4:] / deviation.square()
         return torch.cat((2 * slope * (centre + shift * size - 0.5), -slope), dim=-1), self.keys
 
+    def middles(self) -> Tensor:
+        """Middles of the cells (N or 1, H*W, 2) as shares (x, y)."""
+        return self.keys[:, 0, :2].transpose(1, 2) + 0.5
+
+    def near(self, points: Tensor, spread: float) -> Tensor:
+        """Exponents (N, Q, H*W) of Gaussians around ``points``, but for what all cells have alike.
+
+        Args:
+            points: (N, Q, 2) as shares (x, y).
+            spread: Deviation in cells.
+        """
+        slope = (0.5 / (spread * self.cell).square())[:, None].expand_as(points)
+        return torch.cat((2 * slope * (points - 0.5), -slope), dim=-1) @ self.keys[:, 0]
+
 
 def asking_heads(kind: str, num_heads: int) -> list[bool]:
     """Of each head of Mobile→Former, whether its attention depends on the features too.

@@ -392,6 +392,7 @@ def test_an_aware_block_knows_the_size_of_the_box_it_changes(aware: bool) -> Non
         (dict(look="left"), "choose one of 'edges', 'middle', 'fixed'"),
         (dict(deltas="corners"), "choose one of 'logit', 'box'"),
         (dict(size_aware=True), "set reference_boxes too"),
+        (dict(read_boxes=True), "read_boxes=True needs boxes to read at: set reference_boxes too"),
         (dict(query_init="ones"), "choose 'normal', 'zeros' or 'grid'"),
         (dict(query_init="zeros"), "makes all queries the same"),
         (dict(query_init="grid", reference_boxes=True), "leave query_init='grid' out"),

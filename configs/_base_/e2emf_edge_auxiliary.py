@@ -23,7 +23,9 @@ model = dict(
         deltas='box',
         size_aware=True,
         # A query sees which better ones are on its object.
-        rivals=True),
+        rivals=True,
+        # The finest map, which the dense head teaches, tells boxes more exactly than contents do.
+        read_boxes=True),
     # A dense head on the maps that the queries read teaches at every position, in training. It has no layers
     # of its own before its predictions: class and box are to be found in the maps themselves.
     aux_head=dict(

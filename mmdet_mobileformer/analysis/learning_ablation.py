@@ -31,12 +31,15 @@ PARTS = {
     "near": "boxes near an object learn it, matched or not (or matched ones alone)",
     "boxes": "reference boxes (or learned queries)",
     "rivals": "queries see better ones on their object (or learn to tell)",
+    "read": "boxes are read from the finest map, too (or told by contents alone)",
     "init": "queries start at several sizes, or without boxes on a grid (or as usual)",
     "no_decay": "no decay of norms, biases, tokens, queries (or of nothing)",
     "no_dropout": "no dropout (or 0.1)",
     "muon": "Muon for matrices, AdamW for the rest (or AdamW for all)",
     "ema": "moving average of the weights (or the weights themselves)",
 }
+#: Parts that need the queries' boxes, by the option of the head that they are.
+_OF_BOXES = {"rivals": "rivals", "read": "read_boxes"}
 #: AdamW's learning rate as a share of MuonAdamW's: the one that trials chose on `person` while the recipe
 #: had AdamW (docs/learning/results.jsonl).
 ADAMW_LR = 1 / 3
@@ -77,13 +80,13 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
     if "boxes" not in parts:
         options[f"{head}reference_boxes"] = False
         options[f"{head}size_aware"] = False
-        options[f"{head}rivals"] = False
         if "init" in parts:
             options[f"{head}query_init"] = "grid"
     elif "init" not in parts:
         options[f"{head}reference_boxes"] = "grid"
-    if "boxes" in parts and "rivals" not in parts:
-        options[f"{head}rivals"] = False
+    for part, option in _OF_BOXES.items():
+        if not {"boxes", part} <= parts:
+            options[f"{head}{option}"] = False
     if "no_decay" not in parts:
         options["optim_wrapper.paramwise_cfg"] = dict(_delete_=True)
     if "muon" not in parts:
@@ -132,7 +135,9 @@ def variants() -> dict[str, Variant]:
             Variant(f"without_{part}", title, "left out", options_of(without), ema=part != "ema")
         )
     for part, title in PARTS.items():
-        kept, title = ({"boxes", part}, f"{title}, with boxes") if part == "rivals" else ({part}, title)
+        kept = {part}
+        if part in _OF_BOXES:
+            kept, title = {"boxes", part}, f"{title}, with boxes"
         made.append(Variant(f"only_{part}", title, "alone", options_of(kept), ema=part == "ema"))
     head, group = "model.bbox_head.", "added to the recipe or changed in it"
     quality_focal = dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0,

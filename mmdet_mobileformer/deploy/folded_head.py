@@ -106,7 +106,9 @@ class FoldedHeadBlock(nn.Module):
     def features(
         self, x: Tensor, cells: Cells, content: Tensor, position: Tensor, asking: Asking | None
     ) -> Bridged:
-        """New map (N, H, W, C), and what is asked of it."""
+        """New map (N, H, W, C), and what is asked of it; the same map without a feature side."""
+        if self.transformer is None and self.lite is None:
+            return Bridged(x, x, x)
         key = self.key(content + position)["key"]
         reading = Reading(key, self.value(content)["value"])
         if self.lite is not None:
@@ -188,7 +190,7 @@ class FoldedHead(nn.Module):
         self.num_classes, self.num_queries = head.num_classes, head.num_queries
         self.num_heads, self.scale_strides = head.num_heads, head.scale_strides
         self.look, self.deltas, self.size_aware = head.look, head.deltas, head.size_aware
-        self.rivals = head.rivals
+        self.rivals, self.reader = head.rivals, head.reader
         self.test_cfg, self.loss_cls = head.test_cfg, head.loss_cls
         self.reference_boxes = head.reference_boxes
         self.encoding: SinePositionalEncoding = head.positional_encoding
@@ -245,20 +247,26 @@ class FoldedHead(nn.Module):
                 queries.content = content
                 if block.adapt_position is not None:
                     queries.position = queries.position + block.adapt_position(content)
-                self._refine(queries)
-                last = index == count - 1
-                more = not last or (module is self.scales[-1] and self.closing is not None)
+                finest = module is self.scales[-1]
+                reads = finest and self.reader is not None
+                if reads:
+                    # The boxes, which tell where to ask next, wait for the map.
+                    done = block.features(done.x, cells, content, located, None)
+                self._refine(queries, place, done.x if reads else None, scale_mask)
+                more = index < count - 1 or (finest and self.closing is not None)
                 upcoming = self._ask(next(questions), queries, place) if more else None
-                if block.transformer is not None or block.lite is not None:
-                    done = block.features(
-                        done.x, cells, content, located, None if upcoming is None else upcoming[2]
-                    )
+                asking = None if upcoming is None else upcoming[2]
+                if not reads:
+                    done = block.features(done.x, cells, content, located, asking)
+                elif asking is not None:
+                    asked = bridge(done.x, self.num_heads, cells, None, asking, block.compiled)
+                    done = Bridged(done.x, asked.attended, asked.mean)
                 if upcoming is not None:
                     located, gate, _ = upcoming
             x, coarser_mask = done.x, scale_mask
         if self.closing is not None:
             queries.content = self.closing(queries.content, done.attended, gate)
-            self._refine(queries)
+            self._refine(queries, place, done.x, scale_mask)
         boxes = queries.reference
         if boxes is None:
             boxes = self._boxes(queries.content, None)
@@ -295,10 +303,20 @@ class FoldedHead(nn.Module):
         change: Tensor = self.fc_reg(self.activate(self.reg_ffn(content)))
         return change if reference is None else move_boxes(reference, change, self.deltas)
 
-    def _refine(self, queries: Queries) -> None:
-        """With reference boxes the next block needs them; without, only the last are predicted."""
-        if queries.reference is not None:
-            queries.reference = self._boxes(queries.content, queries.reference)
+    def _refine(
+        self, queries: Queries, place: Place | None, finest: Tensor | None, mask: Tensor | None
+    ) -> None:
+        """With reference boxes the next block needs them; without, only the last are predicted.
+
+        The ``finest`` map (N, H, W, C), if it is there already, is read where the model reads boxes.
+        """
+        if queries.reference is None or place is None:
+            return
+        boxes = self._boxes(queries.content, queries.reference)
+        if self.reader is not None and finest is not None:
+            known = finest.permute(0, 3, 1, 2)
+            boxes = self.reader(known, mask, place, queries.reference, boxes)
+        queries.reference = boxes
 
     def _cells(self, mask: Tensor | None, feature: Tensor) -> Cells:
         """Sine embeddings of rows and columns: as mmdet's, in the valid part of each image."""

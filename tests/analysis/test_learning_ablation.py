@@ -69,14 +69,14 @@ def test_a_part_left_out_is_the_only_difference() -> None:
     assert config("only_init").model.bbox_head.query_init == "grid"
 
 
-def test_rivals_are_seen_by_boxes_alone() -> None:
-    heads = {name: config(name).model.bbox_head for name in ("without_boxes", "only_rivals", "only_boxes")}
-    assert {name: head.rivals for name, head in heads.items()} == {
-        "without_boxes": False, "only_rivals": True, "only_boxes": False
-    }
-    assert heads["only_rivals"].reference_boxes
-    whole, without = config("fast").to_dict(), config("without_rivals").to_dict()
-    assert whole["model"]["bbox_head"].pop("rivals") and not without["model"]["bbox_head"].pop("rivals")
+@pytest.mark.parametrize("part, option", [("rivals", "rivals"), ("read", "read_boxes")])
+def test_what_needs_boxes_is_measured_with_boxes(part: str, option: str) -> None:
+    names = ("without_boxes", f"only_{part}", "only_boxes")
+    heads = [config(name).model.bbox_head for name in names]
+    assert [head[option] for head in heads] == [False, True, False]
+    assert heads[1].reference_boxes
+    whole, without = config("fast").to_dict(), config(f"without_{part}").to_dict()
+    assert whole["model"]["bbox_head"].pop(option) and not without["model"]["bbox_head"].pop(option)
     assert whole == without
 
 

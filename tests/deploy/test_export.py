@@ -172,7 +172,7 @@ def test_fixed_size_openvino_and_no_normalisation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deltas", ["logit", "box"])
 def test_fixed_size_with_reference_boxes(tmp_path: Path, deltas: str) -> None:
     """Constants of a fixed size were of another precision than what they meet."""
-    options = f"look='middle', deltas='{deltas}', size_aware=True, rivals=True"
+    options = f"look='middle', deltas='{deltas}', size_aware=True, rivals=True, read_boxes=True"
     more = SIGMOID + f"model['bbox_head'].update({options})\n"
     config, checkpoint = write(tmp_path, more)
     rows = export(str(config), str(checkpoint), tmp_path / "a.onnx", size=(65, 98), say=silent)
