@@ -8,6 +8,8 @@ of its own box; what it predicts is the mean of that box and of the one that its
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
@@ -34,7 +36,7 @@ class BoxReader(nn.Module):
         super().__init__()
         self.sides = nn.Conv2d(channels, 4, 3, padding=1)
         nn.init.normal_(self.sides.weight, std=0.01)
-        nn.init.constant_(self.sides.bias, FIRST)
+        nn.init.constant_(cast(Tensor, self.sides.bias), FIRST)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, place: Place, reference: Tensor, told: Tensor

@@ -255,11 +255,11 @@ class FoldedHead(nn.Module):
                 self._refine(queries, place, done.x if reads else None, scale_mask)
                 more = index < count - 1 or (finest and self.closing is not None)
                 upcoming = self._ask(next(questions), queries, place) if more else None
-                asking = None if upcoming is None else upcoming[2]
+                next_asking = None if upcoming is None else upcoming[2]
                 if not reads:
-                    done = block.features(done.x, cells, content, located, asking)
-                elif asking is not None:
-                    asked = bridge(done.x, self.num_heads, cells, None, asking, block.compiled)
+                    done = block.features(done.x, cells, content, located, next_asking)
+                elif next_asking is not None:
+                    asked = bridge(done.x, self.num_heads, cells, None, next_asking, block.compiled)
                     done = Bridged(done.x, asked.attended, asked.mean)
                 if upcoming is not None:
                     located, gate, _ = upcoming
