@@ -34,9 +34,22 @@ def rows(results: Iterable[Result], task: str) -> list[list[Result]]:
 
 
 def trials_of(results: Iterable[Result], row: Result) -> int:
-    """Different trials of a row's model on its task, by its processor: others' minutes are others."""
-    wanted = ("trial", row.task, row.model, row.cpu)
-    return len({r.key for r in results if (r.kind, r.task, r.model, r.cpu) == wanted})
+    """Trials that chose a row's settings.
+
+    They are those of its model, task and processor (others' minutes are others) since its last row before,
+    which was of an older recipe.
+    """
+    same = [r for r in results if (r.task, r.model, r.cpu) == (row.task, row.model, row.cpu)]
+    older = [
+        r.finished for r in same
+        if r.kind == "report" and r.config_hash != row.config_hash and r.finished < row.finished
+    ]
+    since = max(older, default="")
+    return len({
+        r.key
+        for r in same
+        if r.kind == "trial" and r.finished <= row.finished and not (since and r.finished <= since)
+    })
 
 
 def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str:
@@ -103,7 +116,9 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     colours = {True: list(_OURS), False: list(_PEERS)}
-    ends: list[tuple[float, float, str, str]] = []
+    ends: list[tuple[float, float, str, str, str]] = []
+    # Minutes of one machine are not those of another.
+    mixed = len({result.cpu for seeds in found for result in seeds}) > 1
     for seeds in found:
         candidate = CANDIDATES.get(seeds[0].model)
         ours = candidate is None or candidate.ours
@@ -111,7 +126,8 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
         x, y = _mean_curve(seeds)
         axes.plot(x, y, color=colour, linewidth=2.2 if ours else 1.6,
                   linestyle="-" if ours else (0, (5, 2)), marker="o", markersize=3)
-        ends.append((float(x[-1]), float(y[-1]), _title(seeds[0].model), colour))
+        machine = f"\n{seeds[0].cpu}" if mixed else ""
+        ends.append((float(x[-1]), float(y[-1]), _title(seeds[0].model), machine, colour))
     right = max(end[0] for end in ends)
     top = max(max(ap for _, ap in r.curve) for seeds in found for r in seeds)
     axes.set_xlim(0, right)
@@ -138,16 +154,16 @@ def _mean_curve(seeds: Sequence[Result]) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 
 def _label_ends(
-    axes: Any, ends: list[tuple[float, float, str, str]], right: float, top: float
+    axes: Any, ends: list[tuple[float, float, str, str, str]], right: float, top: float
 ) -> None:
-    """Each line's name right of its end; names at one place are moved apart."""
-    gap = 0.055 * top
+    """Each line's name, and what goes below it, right of its end; those at one place are moved apart."""
+    gap = (0.1 if any(end[3] for end in ends) else 0.055) * top
     places: dict[int, float] = {}
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+    for x, y, name, below, colour in sorted(ends, key=lambda end: end[1]):
         column = round(20 * x / right)
         places[column] = max(y, places.get(column, -1.0) + gap)
         axes.annotate(
-            f"{name}  {y:.3f}",
+            f"{name}  {y:.3f}{below}",
             (x, y),
             xytext=(x + 0.015 * right, places[column]),
             color=colour,

@@ -35,7 +35,7 @@ from mmdet_mobileformer.analysis.learning_config import (  # noqa: E402
     split_training_set,
     train_pipeline,
 )
-from mmdet_mobileformer.analysis.learning_report import plot, rows, table  # noqa: E402
+from mmdet_mobileformer.analysis.learning_report import plot, rows, table, trials_of  # noqa: E402
 from mmdet_mobileformer.analysis.learning_runs import (  # noqa: E402
     DataFolders,
     Result,
@@ -332,6 +332,19 @@ def test_the_table_has_the_best_first_and_the_spread() -> None:
     results.append(replace(results[0], ap=0.2))
     assert rows(results, "person")[0][0].ap == 0.2
     assert table([]) == "There is no reported run yet: see the plan."
+
+
+def test_trials_of_an_older_recipe_do_not_count() -> None:
+    run = Run("report", "person", "e2emf_96m_fast", CANDIDATES["e2emf_96m_fast"].config, 1e-3)
+    older, newer = result_of(run, 0.03), result_of(replace(run, lr=2e-3), 0.04)
+    trial = result_of(replace(run, kind="trial"), 0.01)
+    results = [
+        replace(trial, finished="2026-01-01"), replace(older, finished="2026-01-02"),
+        replace(trial, finished="2026-01-03", config_hash="a"),
+        replace(trial, finished="2026-01-04", config_hash="b"), replace(newer, finished="2026-01-05"),
+    ]
+    assert trials_of(results, results[1]) == 1
+    assert trials_of(results, results[4]) == 2
 
 
 def test_the_picture_is_drawn_from_the_results(tmp_path: Path) -> None:
