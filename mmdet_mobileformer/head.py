@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from .head_losses import losses_of_blocks
-from .head_read import BoxReader
+from .head_read import BoxReader, mean_with_read
 from .head_reference import (
     LAYOUTS,
     Place,
@@ -274,6 +274,7 @@ class E2EMFHead(DETRHead):
         scale_mask: Tensor | None = None
         pos = feats[0]
         place: Place | None = None
+        read: Tensor | None = None
         for module, stride, feat in zip(self.scales, self.scale_strides, feats):
             scale, coarser_mask = cast(HeadScale, module), scale_mask
             scale_mask = None if mask is None else mask[:, ::stride, ::stride]
@@ -290,15 +291,17 @@ class E2EMFHead(DETRHead):
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
-                finest = module is self.scales[-1]
-                boxes.append(self._refine_boxes(queries, place, x if finest else None, scale_mask))
+                if module is self.scales[-1] and self.reader is not None and place is not None:
+                    with _full_precision(x):
+                        read = self.reader(_at_least_float32(x), scale_mask, place)
+                boxes.append(self._refine_boxes(queries, place, read, scale_mask))
             if maps is not None:
                 maps.append(x)
         if self.closing is not None:
             position, look = self._locate(queries, place)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
             states.append(queries.content)
-            boxes.append(self._refine_boxes(queries, place, x, scale_mask))
+            boxes.append(self._refine_boxes(queries, place, read, scale_mask))
         return torch.stack(states), torch.stack(boxes)
 
     def _first_queries(self, batch: int, extra: Queries | None) -> Queries:
@@ -344,19 +347,18 @@ class E2EMFHead(DETRHead):
         self,
         queries: Queries,
         place: Place | None = None,
-        finest: Tensor | None = None,
+        read: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them.
 
-        The ``finest`` map (N, C, H, W), if it is there already, is read with its place and padding mask.
+        What is ``read`` from the finest map, if it is there already, comes with its place and padding mask.
         """
         # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
         with _full_precision(queries.content):
             boxes = self._boxes(queries.content, queries.reference)
-            if self.reader and finest is not None and place and queries.reference is not None:
-                known = _at_least_float32(finest)
-                boxes = self.reader(known, mask, place, queries.reference, boxes)
+            if read is not None and place is not None and queries.reference is not None:
+                boxes = mean_with_read(read, mask, place, queries.reference, boxes)
         if queries.reference is not None:
             queries.reference = boxes.detach()
         return boxes

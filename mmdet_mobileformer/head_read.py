@@ -38,29 +38,39 @@ class BoxReader(nn.Module):
         nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.constant_(cast(Tensor, self.sides.bias), FIRST)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, place: Place, reference: Tensor, told: Tensor
-    ) -> Tensor:
-        """Boxes of the queries.
+    def forward(self, x: Tensor, mask: Tensor | None, place: Place) -> Tensor:
+        """What a map tells.
 
         Args:
             x: The map (N, C, H, W).
             mask: Its padding mask (N, H, W), True where padded; or None.
             place: Where its cells lie.
-            reference: The boxes in whose middles to read, (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
-            told: The boxes by the queries' contents, as ``reference``.
 
         Returns:
-            As ``told``: their mean with those that are read.
+            A box for each cell, (N, H*W, 4) as shares (x1, y1, x2, y2).
         """
         # In cells, to the left, the top, the right and the bottom of the cell's middle.
         sides = F.softplus(self.sides(zero_padding(x, mask))).flatten(2).transpose(1, 2)
         middles, cell = place.middles(), place.cell[:, None]
-        corners = torch.cat(
-            (middles - sides[..., :2] * cell, middles + sides[..., 2:] * cell), dim=-1
-        )
-        near = place.near(reference.sigmoid()[..., :2], SPREAD)
-        if mask is not None:
-            near = near.masked_fill(mask.flatten(1)[:, None], float("-inf"))
-        read = bbox_xyxy_to_cxcywh(near.softmax(dim=-1) @ corners)
-        return ((read + told.sigmoid()) / 2).clamp(LEAST_SHARE, 1 - LEAST_SHARE).logit()
+        return torch.cat((middles - sides[..., :2] * cell, middles + sides[..., 2:] * cell), dim=-1)
+
+
+def mean_with_read(
+    read: Tensor, mask: Tensor | None, place: Place, reference: Tensor, told: Tensor
+) -> Tensor:
+    """Boxes of queries.
+
+    Args:
+        read: What the map tells, of :class:`BoxReader`.
+        mask, place: As there.
+        reference: The boxes in whose middles to read, (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
+        told: The boxes by the queries' contents, as ``reference``.
+
+    Returns:
+        As ``told``: their mean with those that are read.
+    """
+    near = place.near(reference.sigmoid()[..., :2], SPREAD)
+    if mask is not None:
+        near = near.masked_fill(mask.flatten(1)[:, None], float("-inf"))
+    boxes = bbox_xyxy_to_cxcywh(near.softmax(dim=-1) @ read)
+    return ((boxes + told.sigmoid()) / 2).clamp(LEAST_SHARE, 1 - LEAST_SHARE).logit()

@@ -12,7 +12,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from small_head import SMALL  # noqa: E402
 
 from mmdet_mobileformer import E2EMFHead  # noqa: E402
-from mmdet_mobileformer.head_read import BoxReader  # noqa: E402
+from mmdet_mobileformer.head_read import BoxReader, mean_with_read  # noqa: E402
 from mmdet_mobileformer.head_reference import Place  # noqa: E402
 
 
@@ -44,7 +44,9 @@ def test_a_box_is_read_at_the_middle_of_the_querys_own() -> None:
     here = torch.tensor([2.5 / 8, 1.5 / 4, 0.3, 0.1])
     far = torch.tensor([6.5 / 8, 2.5 / 4, 0.3, 0.1])
     reference = torch.stack((here, far)).expand(2, -1, -1).logit()
-    found = reader(x, None, Place.of_map(None, x), reference, reference).sigmoid() * 2 - reference.sigmoid()
+    place = Place.of_map(None, x)
+    mean = mean_with_read(reader(x, None, place), None, place, reference, reference)
+    found = mean.sigmoid() * 2 - reference.sigmoid()
     # Of a Gaussian with a deviation of 0.4 cells, on cells in both directions.
     share = 1 / sum(math.exp(-0.5 * (k / 0.4) ** 2) for k in range(-3, 4)) ** 2
     side = 2 * math.log(1 + math.e**2) * share
@@ -64,9 +66,11 @@ def test_padding_is_not_read() -> None:
     mask = torch.ones(1, 6, 9, dtype=torch.bool)
     mask[:, :4, :5] = False
     reference, told = torch.randn(2, 1, 7, 4)
-    alone = reader(x, None, Place.of_map(None, x), reference, told)
-    beside = reader(padded, mask, Place.of_map(mask, padded), reference, told)
-    torch.testing.assert_close(alone, beside)
+    found = []
+    for image, padding in ((x, None), (padded, mask)):
+        place = Place.of_map(padding, image)
+        found.append(mean_with_read(reader(image, padding, place), padding, place, reference, told))
+    torch.testing.assert_close(*found)
 
 
 def test_blocks_of_the_finest_scale_and_the_closing_one_read() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
+from ..head_read import mean_with_read
 from ..head_reference import Place, Queries, embed_centres, embed_sizes, move_boxes
 from ..head_rivals import rival_bias
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
@@ -229,6 +230,7 @@ class FoldedHead(nn.Module):
         questions = iter(self.questions)
         x: Tensor | None = None
         coarser_mask: Tensor | None = None
+        read: Tensor | None = None
         for module, stride, feature in zip(self.scales, self.scale_strides, maps):
             scale = cast(FoldedHeadScale, module)
             scale_mask = None if mask is None else mask[:, ::stride, ::stride].contiguous()
@@ -248,15 +250,15 @@ class FoldedHead(nn.Module):
                 if block.adapt_position is not None:
                     queries.position = queries.position + block.adapt_position(content)
                 finest = module is self.scales[-1]
-                reads = finest and self.reader is not None
-                if reads:
+                if finest and self.reader is not None and place is not None:
                     # The boxes, which tell where to ask next, wait for the map.
                     done = block.features(done.x, cells, content, located, None)
-                self._refine(queries, place, done.x if reads else None, scale_mask)
+                    read = self.reader(done.x.permute(0, 3, 1, 2), scale_mask, place)
+                self._refine(queries, place, read, scale_mask)
                 more = index < count - 1 or (finest and self.closing is not None)
                 upcoming = self._ask(next(questions), queries, place) if more else None
                 next_asking = None if upcoming is None else upcoming[2]
-                if not reads:
+                if read is None:
                     done = block.features(done.x, cells, content, located, next_asking)
                 elif next_asking is not None:
                     asked = bridge(done.x, self.num_heads, cells, None, next_asking, block.compiled)
@@ -266,7 +268,7 @@ class FoldedHead(nn.Module):
             x, coarser_mask = done.x, scale_mask
         if self.closing is not None:
             queries.content = self.closing(queries.content, done.attended, gate)
-            self._refine(queries, place, done.x, scale_mask)
+            self._refine(queries, place, read, scale_mask)
         boxes = queries.reference
         if boxes is None:
             boxes = self._boxes(queries.content, None)
@@ -304,18 +306,17 @@ class FoldedHead(nn.Module):
         return change if reference is None else move_boxes(reference, change, self.deltas)
 
     def _refine(
-        self, queries: Queries, place: Place | None, finest: Tensor | None, mask: Tensor | None
+        self, queries: Queries, place: Place | None, read: Tensor | None, mask: Tensor | None
     ) -> None:
         """With reference boxes the next block needs them; without, only the last are predicted.
 
-        The ``finest`` map (N, H, W, C), if it is there already, is read where the model reads boxes.
+        What is ``read`` from the finest map, if it is there already, comes with its padding mask.
         """
         if queries.reference is None or place is None:
             return
         boxes = self._boxes(queries.content, queries.reference)
-        if self.reader is not None and finest is not None:
-            known = finest.permute(0, 3, 1, 2)
-            boxes = self.reader(known, mask, place, queries.reference, boxes)
+        if read is not None:
+            boxes = mean_with_read(read, mask, place, queries.reference, boxes)
         queries.reference = boxes
 
     def _cells(self, mask: Tensor | None, feature: Tensor) -> Cells:
