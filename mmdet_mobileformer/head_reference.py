@@ -227,7 +227,7 @@ class Place:
         centre, size = boxes[:, None, :, :2], boxes[:, None, :, 2:]
         deviation = torch.maximum(spread * size, LEAST_CELLS * self.cell[:, None, None])
         slope = 0.5 * looks[None, :, None, 4:] / deviation.square()
-        return torch.cat((2 * slope * (centre + shift * size - 0.5), -slope), dim=-1), self.keys
+        return _around(centre + shift * size, slope), self.keys
 
     def middles(self) -> Tensor:
         """Middles of the cells (N or 1, H*W, 2) as shares (x, y)."""
@@ -241,7 +241,12 @@ class Place:
             spread: Deviation in cells.
         """
         slope = (0.5 / (spread * self.cell).square())[:, None].expand_as(points)
-        return torch.cat((2 * slope * (points - 0.5), -slope), dim=-1) @ self.keys[:, 0]
+        return _around(points, slope) @ self.keys[:, 0]
+
+
+def _around(points: Tensor, slope: Tensor) -> Tensor:
+    """What, times the keys of a :class:`Place`, is the exponent of a Gaussian around points (..., 2)."""
+    return torch.cat((2 * slope * (points - 0.5), -slope), dim=-1)
 
 
 def asking_heads(kind: str, num_heads: int) -> list[bool]:

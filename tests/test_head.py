@@ -13,23 +13,13 @@ from mmdet.registry import MODELS  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+from small_head import PLAIN  # noqa: E402
 from torch import nn  # noqa: E402
 
 from mmdet_mobileformer import E2EMF, E2EMFHead  # noqa: E402
 from mmdet_mobileformer.head_reference import Queries  # noqa: E402
 from mmdet_mobileformer.layers import MobileToFormer  # noqa: E402
 
-SMALL = dict(
-    num_classes=3,
-    arch="26m",
-    num_blocks=(2, 1, 1),
-    embed_dims=32,
-    num_heads=4,
-    num_queries=12,
-    query_ffn_dims=32,
-    side_ffn_dims=32,
-    dropout=0.0,
-)
 CHANNELS = (24, 64, 96)  # of 26m at strides 8, 16, 32
 
 
@@ -39,7 +29,7 @@ def scope() -> None:
 
 
 def head(**changes: Any) -> E2EMFHead:
-    return E2EMFHead(**{**SMALL, **changes})
+    return E2EMFHead(**{**PLAIN, **changes})
 
 
 def features(batch: int = 2, size: int = 64, **kwargs: Any) -> list[torch.Tensor]:
@@ -250,7 +240,7 @@ def detector(**changes: Any) -> E2EMF:
     cfg = dict(
         type="E2EMF",
         backbone=dict(type="MobileFormer", arch="26m", out_indices=(1, 2, 3)),
-        bbox_head=dict(type="E2EMFHead", **{**SMALL, **changes}),
+        bbox_head=dict(type="E2EMFHead", **{**PLAIN, **changes}),
         data_preprocessor=dict(type="DetDataPreprocessor", pad_size_divisor=1),
     )
     return MODELS.build(cfg)
@@ -305,7 +295,7 @@ def test_the_head_works_on_another_backbone_and_in_mmdet_s_detector() -> None:
             type="SingleStageDetector",
             backbone=dict(type="ResNet", depth=18, out_indices=(1, 2, 3)),
             bbox_head=dict(
-                type="E2EMFHead", **{**SMALL, "arch": None, "in_channels": [128, 256, 512]}
+                type="E2EMFHead", **{**PLAIN, "arch": None, "in_channels": [128, 256, 512]}
             ),
         )
     )
