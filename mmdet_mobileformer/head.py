@@ -7,8 +7,7 @@ README under "Differs from the paper / reconstructed".
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -20,19 +19,18 @@ from torch import Tensor, nn
 
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
 from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
+from .head_boxes import BoxesOfQueries, at_least_float32, full_precision
 from .head_losses import losses_of_blocks
-from .head_read import BoxReader, mean_with_read
+from .head_read import BoxReader
 from .head_reference import (
     LAYOUTS,
     Place,
     Queries,
     asking_heads,
     embed_centres,
-    embed_sizes,
     grid_boxes,
-    move_boxes,
 )
-from .head_rivals import asking_former_heads, rival_bias
+from .head_rivals import asking_former_heads
 from .layers import MobileToFormer
 from .matching import is_hungarian
 
@@ -60,7 +58,7 @@ def padding_mask(batch_data_samples: Sequence[Any] | None, batch_inputs: Tensor)
 
 
 @MODELS.register_module()
-class E2EMFHead(DETRHead):
+class E2EMFHead(BoxesOfQueries, DETRHead):
     """Object queries refined scale by scale, coarse to fine; losses and assignment are DETR's.
 
     Args:
@@ -287,21 +285,23 @@ class E2EMFHead(DETRHead):
                 position, look = self._locate(queries, place)
                 x, queries.content = block(
                     x, queries.content, position, scale_mask, pos, look, queries.apart,
-                    None if extra is None else self.num_queries, self._rivals_of(queries),
+                    None if extra is None else self.num_queries, self.rivals_of(queries),
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
-                if module is self.scales[-1] and self.reader is not None and place is not None:
-                    with _full_precision(x):
-                        read = self.reader(_at_least_float32(x), scale_mask, place)
-                boxes.append(self._refine_boxes(queries, place, read, scale_mask))
+                # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
+                with full_precision(x):
+                    if module is self.scales[-1] and self.reader is not None and place is not None:
+                        read = self.reader(at_least_float32(x), scale_mask, place)
+                    boxes.append(self.refine_boxes(queries, place, read, scale_mask))
             if maps is not None:
                 maps.append(x)
         if self.closing is not None:
             position, look = self._locate(queries, place)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
             states.append(queries.content)
-            boxes.append(self._refine_boxes(queries, place, read, scale_mask))
+            with full_precision(queries.content):
+                boxes.append(self.refine_boxes(queries, place, read, scale_mask))
         return torch.stack(states), torch.stack(boxes)
 
     def _first_queries(self, batch: int, extra: Queries | None) -> Queries:
@@ -320,48 +320,6 @@ class E2EMFHead(DETRHead):
         boxes = queries.reference.sigmoid()
         centres = embed_centres(boxes, self.positional_encoding, place)
         return queries.position + centres, place.look(boxes, self.num_heads, self.look)
-
-    def _rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
-        """How a block tells the queries' rivals: by what its content predicts before it is shared."""
-        if not self.rivals:
-            return None
-        reference = queries.reference
-
-        @torch.no_grad()
-        def rivals(content: Tensor) -> Tensor:
-            with _full_precision(content):
-                scores = self.fc_cls(_at_least_float32(content)).amax(dim=-1)
-                return rival_bias(self._boxes(content, reference), scores, self.num_heads)
-
-        return rivals
-
-    def _boxes(self, content: Tensor, reference: Tensor | None) -> Tensor:
-        """Boxes (N, Q, 4) before the sigmoid, in float32 at least."""
-        known = _at_least_float32(content)
-        if self.size_aware and reference is not None:
-            known = known + embed_sizes(reference, self.embed_dims)
-        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
-        return change if reference is None else move_boxes(reference, change, self.deltas)
-
-    def _refine_boxes(
-        self,
-        queries: Queries,
-        place: Place | None = None,
-        read: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them.
-
-        What is ``read`` from the finest map, if it is there already, comes with its place and padding mask.
-        """
-        # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
-        with _full_precision(queries.content):
-            boxes = self._boxes(queries.content, queries.reference)
-            if read is not None and place is not None and queries.reference is not None:
-                boxes = mean_with_read(read, mask, place, queries.reference, boxes)
-        if queries.reference is not None:
-            queries.reference = boxes.detach()
-        return boxes
 
     def forward(
         self,
@@ -382,8 +340,8 @@ class E2EMFHead(DETRHead):
             boxes (K, N, Q, 4) as normalised (cx, cy, w, h); the last of K is the result.
         """
         states, boxes = self.refine(feats, mask, extra, maps)
-        with _full_precision(states):
-            logits = self.fc_cls(_at_least_float32(states))
+        with full_precision(states):
+            logits = self.fc_cls(at_least_float32(states))
         return logits, boxes.sigmoid()
 
     def loss(
@@ -454,12 +412,3 @@ class E2EMFHead(DETRHead):
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(logits, boxes, gt_instances, metas)
         return losses, self.predict_by_feat(logits, boxes, batch_img_metas=metas, rescale=False)
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast on the device of ``x``."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -370,7 +370,7 @@ def test_an_aware_block_knows_the_size_of_the_box_it_changes(aware: bool) -> Non
     nn.init.normal_(model.fc_reg.weight)
     before = torch.tensor([[[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.2, 0.3], [0.5, 0.5, 0.4, 0.3]]]).logit()
     content = torch.randn(1, 1, 32).expand(1, 3, 32)
-    change = (model._refine_boxes(Queries(content, content, before)) - before)[0]
+    change = (model.refine_boxes(Queries(content, content, before)) - before)[0]
     torch.testing.assert_close(change[0], change[1])
     assert torch.allclose(change[0], change[2]) != aware
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
-from ..head_read import mean_with_read
-from ..head_reference import Place, Queries, embed_centres, embed_sizes, move_boxes
-from ..head_rivals import rival_bias
+from ..head_boxes import BoxesOfQueries
+from ..head_reference import Place, Queries, embed_centres
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -171,7 +170,7 @@ def resize_valid(x: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return up.permute(0, 2, 3, 1).contiguous()
 
 
-class FoldedHead(nn.Module):
+class FoldedHead(BoxesOfQueries, nn.Module):
     """E2EMFHead for inference.
 
     Args:
@@ -244,7 +243,7 @@ class FoldedHead(nn.Module):
             for index, part in enumerate(scale.blocks):
                 block = cast(FoldedHeadBlock, part)
                 content = block.tokens(
-                    queries.content, located, done, gate, self._rivals_of(queries)
+                    queries.content, located, done, gate, self.rivals_of(queries)
                 )
                 queries.content = content
                 if block.adapt_position is not None:
@@ -254,7 +253,9 @@ class FoldedHead(nn.Module):
                     # The boxes, which tell where to ask next, wait for the map.
                     done = block.features(done.x, cells, content, located, None)
                     read = self.reader(done.x.permute(0, 3, 1, 2), scale_mask, place)
-                self._refine(queries, place, read, scale_mask)
+                if queries.reference is not None:
+                    # The next block needs them; without, only the last are predicted.
+                    self.refine_boxes(queries, place, read, scale_mask)
                 more = index < count - 1 or (finest and self.closing is not None)
                 upcoming = self._ask(next(questions), queries, place) if more else None
                 next_asking = None if upcoming is None else upcoming[2]
@@ -268,10 +269,11 @@ class FoldedHead(nn.Module):
             x, coarser_mask = done.x, scale_mask
         if self.closing is not None:
             queries.content = self.closing(queries.content, done.attended, gate)
-            self._refine(queries, place, read, scale_mask)
+            if queries.reference is not None:
+                self.refine_boxes(queries, place, read, scale_mask)
         boxes = queries.reference
         if boxes is None:
-            boxes = self._boxes(queries.content, None)
+            boxes = self.boxes_of(queries.content, None)
         return self.fc_cls(queries.content)[None], boxes.sigmoid()[None]
 
     def _ask(
@@ -286,38 +288,6 @@ class FoldedHead(nn.Module):
             looks, places = looks.contiguous(), keys[:, 0].transpose(1, 2).contiguous()
         products = question(queries.content + position)
         return position, products["gate"], Asking(products["query"], looks, places)
-
-    def _rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
-        """As in E2EMFHead."""
-        if not self.rivals:
-            return None
-        reference = queries.reference
-
-        def rivals(content: Tensor) -> Tensor:
-            scores = self.fc_cls(content).amax(dim=-1)
-            return rival_bias(self._boxes(content, reference), scores, self.num_heads)
-
-        return rivals
-
-    def _boxes(self, content: Tensor, reference: Tensor | None) -> Tensor:
-        if self.size_aware and reference is not None:
-            content = content + embed_sizes(reference, content.shape[-1])
-        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(content)))
-        return change if reference is None else move_boxes(reference, change, self.deltas)
-
-    def _refine(
-        self, queries: Queries, place: Place | None, read: Tensor | None, mask: Tensor | None
-    ) -> None:
-        """With reference boxes the next block needs them; without, only the last are predicted.
-
-        What is ``read`` from the finest map, if it is there already, comes with its padding mask.
-        """
-        if queries.reference is None or place is None:
-            return
-        boxes = self._boxes(queries.content, queries.reference)
-        if read is not None:
-            boxes = mean_with_read(read, mask, place, queries.reference, boxes)
-        queries.reference = boxes
 
     def _cells(self, mask: Tensor | None, feature: Tensor) -> Cells:
         """Sine embeddings of rows and columns: as mmdet's, in the valid part of each image."""

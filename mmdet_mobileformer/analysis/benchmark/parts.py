@@ -43,7 +43,7 @@ _BY_NAME = {
 #: In a scale of the head, methods that are parts.
 _SCALE_METHODS = {"enter": "entry", "features": "bridges"}
 _PREDICTION = ("reg_ffn", "fc_reg", "fc_cls", "activate")
-_PREDICTION_METHODS = ("_refine_boxes", "_boxes")
+_PREDICTION_METHODS = ("refine_boxes", "boxes_of")
 
 
 def parts_of(model: nn.Module) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, str, str]]]:

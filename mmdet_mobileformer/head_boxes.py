@@ -1,0 +1,87 @@
+"""How the queries' boxes are predicted from block to block: by the head and by its folded form (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .head_read import BoxReader, mean_with_read
+from .head_reference import Place, Queries, embed_sizes, move_boxes
+from .head_rivals import rival_bias
+
+
+class BoxesOfQueries:
+    """What predicts boxes from contents; a head that inherits it brings the layers.
+
+    Attributes:
+        fc_cls, reg_ffn, activate, fc_reg: As DETRHead's.
+        reader: Reads boxes from the finest map, or None.
+        num_heads, deltas, size_aware, rivals: As :class:`~mmdet_mobileformer.E2EMFHead`'s.
+    """
+
+    fc_cls: Any
+    reg_ffn: Any
+    activate: nn.Module
+    fc_reg: Any
+    reader: BoxReader | None
+    num_heads: int
+    deltas: str
+    size_aware: bool
+    rivals: bool
+
+    def boxes_of(self, content: Tensor, reference: Tensor | None) -> Tensor:
+        """Boxes (N, Q, 4) before the sigmoid, in float32 at least."""
+        known = at_least_float32(content)
+        if self.size_aware and reference is not None:
+            known = known + embed_sizes(reference, known.shape[-1])
+        change: Tensor = self.fc_reg(self.activate(self.reg_ffn(known)))
+        return change if reference is None else move_boxes(reference, change, self.deltas)
+
+    def refine_boxes(
+        self,
+        queries: Queries,
+        place: Place | None = None,
+        read: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict boxes (N, Q, 4) before the sigmoid; the next block starts from them.
+
+        What is ``read`` from the finest map, if it is there already, comes with its place and padding mask.
+        """
+        boxes = self.boxes_of(queries.content, queries.reference)
+        if queries.reference is None:
+            return boxes
+        if read is not None and place is not None:
+            boxes = mean_with_read(read, mask, place, queries.reference, boxes)
+        queries.reference = boxes.detach()
+        return boxes
+
+    def rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
+        """How a block tells the queries' rivals: by what its content predicts before it is shared."""
+        if not self.rivals:
+            return None
+        reference = queries.reference
+
+        @torch.no_grad()
+        def rivals(content: Tensor) -> Tensor:
+            with full_precision(content):
+                scores = self.fc_cls(at_least_float32(content)).amax(dim=-1)
+                return rival_bias(self.boxes_of(content, reference), scores, self.num_heads)
+
+        return rivals
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast on the device of ``x``, where there is any."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, of half precision in float32."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
