@@ -26,12 +26,12 @@ from .head_reference import (
     LAYOUTS,
     Place,
     Queries,
-    asking_heads,
     embed_centres,
     grid_boxes,
+    told_heads,
 )
-from .head_rivals import asking_former_heads
-from .layers import MobileToFormer
+from .head_rivals import told_former_heads
+from .layers import Look, MobileToFormer
 from .matching import is_hungarian
 
 
@@ -161,7 +161,7 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         channels = input_channels(arch, in_channels, self.scale_strides)
         check_arguments(self.scale_strides, num_blocks, sides, position, embed_dims, num_heads)
         query_init = check_queries(
-            reference_boxes, query_init, look, deltas, size_aware, rivals, read_boxes
+            reference_boxes, query_init, look, deltas, size_aware, rivals, read_boxes, num_heads
         )
         self.look = look
         self.deltas = deltas
@@ -171,8 +171,8 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         self.test_cfg["max_per_img"] = min(self.test_cfg.get("max_per_img", 100), candidates)
 
         adaptive = position == "adaptive"
-        asking = asking_heads(look, num_heads) if reference_boxes else None
-        former_asking = asking_former_heads(num_heads) if rivals else None
+        told = told_heads(look, num_heads) if reference_boxes else 0
+        former_told = told_former_heads(num_heads) if rivals else 0
 
         def make_side(kind: str) -> nn.Module:
             if kind == "transformer":
@@ -183,8 +183,8 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
             dead = last and not closing
             side = None if dead else make_side(kind)
             return E2EMFBlock(
-                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead, asking,
-                former_asking,
+                embed_dims, num_heads, query_ffn_dims, dropout, side, adaptive and not dead, told,
+                former_told,
             )
 
         self.scales = nn.ModuleList()
@@ -196,7 +196,7 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
             self.scales.append(HeadScale(channels[index], embed_dims, blocks, coarsest=index == 0))
         self.closing = (
             MobileToFormer(
-                embed_dims, embed_dims, num_heads, dropout, with_logits=False, asking=asking
+                embed_dims, embed_dims, num_heads, dropout, with_logits=False, told=told
             )
             if closing
             else None
@@ -282,7 +282,7 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
             x = scale.enter(feat, scale_mask, x, coarser_mask)
             for part in scale.blocks:
                 block = cast(E2EMFBlock, part)
-                position, look = self._locate(queries, place)
+                position, look = self._locate(queries, place, scale_mask)
                 x, queries.content = block(
                     x, queries.content, position, scale_mask, pos, look, queries.apart,
                     None if extra is None else self.num_queries, self.rivals_of(queries),
@@ -297,7 +297,7 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
             if maps is not None:
                 maps.append(x)
         if self.closing is not None:
-            position, look = self._locate(queries, place)
+            position, look = self._locate(queries, place, scale_mask)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
             states.append(queries.content)
             with full_precision(queries.content):
@@ -312,14 +312,16 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         return own if extra is None else extra.followed_by(own)
 
     def _locate(
-        self, queries: Queries, place: Place | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        self, queries: Queries, place: Place | None, mask: Tensor | None
+    ) -> tuple[Tensor, Look | None]:
         """Position of the queries on the current map, and where their heads look."""
         if place is None or queries.reference is None:
             return queries.position, None
         boxes = queries.reference.sigmoid()
         centres = embed_centres(boxes, self.positional_encoding, place)
-        return queries.position + centres, place.look(boxes, self.num_heads, self.look)
+        with full_precision(boxes):
+            look = place.look(boxes, self.num_heads, self.look, mask)
+        return queries.position + centres, look
 
     def forward(
         self,

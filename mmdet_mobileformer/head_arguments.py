@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .archs import STRIDES, get_arch
-from .head_reference import DELTAS, LOOKS
+from .head_reference import DELTAS, LOOKS, told_heads
+from .head_rivals import told_former_heads
 
 
 def split_background(
@@ -85,6 +86,7 @@ def check_queries(
     size_aware: bool,
     rivals: bool,
     read_boxes: bool,
+    num_heads: int,
 ) -> str:
     """E2EMFHead's ``query_init`` with its default; raises ValueError if it does not fit."""
     if reference_boxes not in (False, True, "grid", "pyramid"):
@@ -97,6 +99,10 @@ def check_queries(
         raise ValueError(f"deltas is {deltas!r}: choose one of {', '.join(map(repr, DELTAS))}")
     if size_aware and not reference_boxes:
         raise ValueError("size_aware=True needs boxes whose size is known: set reference_boxes too")
+    if reference_boxes and told_heads(look, num_heads) == num_heads:
+        raise ValueError(f"look={look!r} leaves none of {num_heads} heads to ask: set num_heads=8")
+    if rivals and told_former_heads(num_heads) == num_heads:
+        raise ValueError(f"rivals=True leaves none of {num_heads} heads to ask: set num_heads=8")
     if rivals and not reference_boxes:
         raise ValueError("rivals=True needs boxes that may overlap: set reference_boxes too")
     if read_boxes and not reference_boxes:

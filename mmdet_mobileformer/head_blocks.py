@@ -16,6 +16,7 @@ from .layers import (
     FormerToMobile,
     Linear,
     LiteBottleneck,
+    Look,
     MobileToFormer,
     linear,
     use_onednn,
@@ -114,8 +115,8 @@ class E2EMFBlock(nn.Module):
         dropout: Dropout of the residual branches.
         side: The feature side; None for a block whose features nothing reads.
         adaptive: Whether the position is adapted, ``q^p += g(q^f)``, g a two-layer ReLU MLP.
-        asking: As in :class:`MobileToFormer`.
-        former_asking: The same of :class:`Former`.
+        told: As in :class:`MobileToFormer`.
+        former_told: The same of :class:`Former`.
     """
 
     def __init__(
@@ -126,14 +127,14 @@ class E2EMFBlock(nn.Module):
         dropout: float,
         side: nn.Module | None,
         adaptive: bool,
-        asking: Sequence[bool] | None = None,
-        former_asking: Sequence[bool] | None = None,
+        told: int = 0,
+        former_told: int = 0,
     ) -> None:
         super().__init__()
         self.mobile_to_former = MobileToFormer(
-            embed_dims, embed_dims, num_heads, dropout, with_logits=False, asking=asking
+            embed_dims, embed_dims, num_heads, dropout, with_logits=False, told=told
         )
-        self.former = Former(embed_dims, num_heads, ffn_dims, dropout, asking=former_asking)
+        self.former = Former(embed_dims, num_heads, ffn_dims, dropout, told=former_told)
         self.mobile = side
         self.former_to_mobile = (
             None if side is None else FormerToMobile(embed_dims, embed_dims, num_heads, dropout)
@@ -153,7 +154,7 @@ class E2EMFBlock(nn.Module):
         position: Tensor,
         mask: Tensor | None,
         pos: Tensor,
-        look: tuple[Tensor, Tensor] | None = None,
+        look: Look | None = None,
         apart: Tensor | None = None,
         readable: int | None = None,
         rivals: Callable[[Tensor], Tensor] | None = None,
@@ -169,14 +170,14 @@ class E2EMFBlock(nn.Module):
             look: As in :class:`MobileToFormer`.
             apart: As in :class:`Former`.
             readable: The features read the last so many queries only; None for all.
-            rivals: Gives the ``bias`` of :class:`Former` from the content that it reads.
+            rivals: Gives the ``shares`` of :class:`Former` from the content that it reads.
 
         Returns:
             New features and content.
         """
         content, _ = self.mobile_to_former(x, content, mask, pos, position, look)
-        bias = None if rivals is None else rivals(content)
-        content = self.former(content, position, apart, bias)
+        shares = None if rivals is None else rivals(content)
+        content = self.former(content, position, apart, shares)
         if self.mobile is not None and self.former_to_mobile is not None:
             x = self.mobile(x, mask, pos)
             first = 0 if readable is None else content.shape[1] - readable

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .head_read import BoxReader, mean_with_read
 from .head_reference import Place, Queries, embed_sizes, move_boxes
-from .head_rivals import rival_bias
+from .head_rivals import rival_shares
 
 
 class BoxesOfQueries:
@@ -20,7 +20,7 @@ class BoxesOfQueries:
     Attributes:
         fc_cls, reg_ffn, activate, fc_reg: As DETRHead's.
         reader: Reads boxes from the finest map, or None.
-        num_heads, deltas, size_aware, rivals: As :class:`~mmdet_mobileformer.E2EMFHead`'s.
+        deltas, size_aware, rivals: As :class:`~mmdet_mobileformer.E2EMFHead`'s.
     """
 
     fc_cls: Any
@@ -28,7 +28,6 @@ class BoxesOfQueries:
     activate: nn.Module
     fc_reg: Any
     reader: BoxReader | None
-    num_heads: int
     deltas: str
     size_aware: bool
     rivals: bool
@@ -64,13 +63,13 @@ class BoxesOfQueries:
         """How a block tells the queries' rivals: by what its content predicts before it is shared."""
         if not self.rivals:
             return None
-        reference = queries.reference
+        reference, apart = queries.reference, queries.apart
 
         @torch.no_grad()
         def rivals(content: Tensor) -> Tensor:
             with full_precision(content):
                 scores = self.fc_cls(at_least_float32(content)).amax(dim=-1)
-                return rival_bias(self.boxes_of(content, reference), scores, self.num_heads)
+                return rival_shares(self.boxes_of(content, reference), scores, apart)
 
         return rivals
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
+from .layers import Look
+
 #: Where eight heads look, in widths and heights of the box: centre dx, dy, deviations sx, sy, and
 #: whether they do. ``'edges'``: twice the middle, the four edges, around it, everywhere alike.
 #: ``'middle'``: nearly the whole feature at the middle, which a dense head has taught to tell class
@@ -43,8 +45,8 @@ LOOKS = {
         *((0.0, 0.0, 0.4, 0.4, 1.0),) * 2,
     ),
 }
-#: Heads of a look whose attention the features have no part in.
-UNASKING = {"fixed": range(6)}
+#: How many of the eight, the first, which look alike, the features have no part in.
+TOLD = {"fixed": 6}
 #: Layout ``'pyramid'``: share of the queries, and side of their boxes as a share of the image's.
 PYRAMID = ((0.5, 0.12), (0.3, 0.3), (0.2, 0.6))
 #: What a block predicts of a reference box: ``'logit'``: changes of the logits of (cx, cy, w, h), as in
@@ -206,7 +208,25 @@ class Place:
         centres = centres.flatten(2)
         return cls(torch.cat((centres, centres.square()), dim=1).unsqueeze(1), cell)
 
-    def look(self, boxes: Tensor, num_heads: int, kind: str) -> tuple[Tensor, Tensor]:
+    def look(
+        self, boxes: Tensor, num_heads: int, kind: str, mask: Tensor | None = None
+    ) -> Look:
+        """Where the heads of Mobile→Former look.
+
+        Args:
+            boxes, num_heads, kind: As in :meth:`gaussians`.
+            mask: Padding mask of the map (N, H, W), True where padded.
+        """
+        queries, keys = self.gaussians(boxes, num_heads, kind)
+        told = told_heads(kind, num_heads)
+        if not told:
+            return Look(queries, keys)
+        scores = queries[:, 0] @ keys[:, 0]
+        if mask is not None:
+            scores = scores.masked_fill(mask.flatten(1)[:, None], float("-inf"))
+        return Look(queries[:, told:], keys, scores.softmax(dim=-1))
+
+    def gaussians(self, boxes: Tensor, num_heads: int, kind: str) -> tuple[Tensor, Tensor]:
         """Queries and keys whose product favours the cells where the heads look.
 
         It is the exponent of a Gaussian: ``-a (x - c)^2 = 2ac x - a x^2 - a c^2``, where the last
@@ -215,14 +235,13 @@ class Place:
 
         Args:
             boxes: Reference boxes (N, Q, 4) as normalised (cx, cy, w, h).
-            num_heads: Heads; beyond eight the looks repeat.
+            num_heads: Heads, over which the eight looks are spread.
             kind: Key of :data:`LOOKS`.
 
         Returns:
             Queries (N, heads, Q, 4) and keys (N or 1, 1, 4, H*W).
         """
-        places = LOOKS[kind]
-        looks = boxes.new_tensor([places[head % len(places)] for head in range(num_heads)])
+        looks = boxes.new_tensor([LOOKS[kind][index] for index in _spread(num_heads)])
         shift, spread = looks[None, :, None, :2], looks[None, :, None, 2:4]
         centre, size = boxes[:, None, :, :2], boxes[:, None, :, 2:]
         deviation = torch.maximum(spread * size, LEAST_CELLS * self.cell[:, None, None])
@@ -249,15 +268,19 @@ def _around(points: Tensor, slope: Tensor) -> Tensor:
     return torch.cat((2 * slope * (points - 0.5), -slope), dim=-1)
 
 
-def asking_heads(kind: str, num_heads: int) -> list[bool]:
-    """Of each head of Mobile→Former, whether its attention depends on the features too.
+def _spread(num_heads: int) -> list[int]:
+    """Which of eight looks each head has."""
+    return [head * 8 // num_heads for head in range(num_heads)]
+
+
+def told_heads(kind: str, num_heads: int) -> int:
+    """How many heads of Mobile→Former, the first, read where they are told, whatever the features are.
 
     Args:
         kind: Key of :data:`LOOKS`.
-        num_heads: Heads; beyond eight the looks repeat.
+        num_heads: Heads, over which the eight looks are spread.
     """
-    silent = UNASKING.get(kind, ())
-    return [head % len(LOOKS[kind]) not in silent for head in range(num_heads)]
+    return sum(index < TOLD.get(kind, 0) for index in _spread(num_heads))
 
 
 def embed_centres(

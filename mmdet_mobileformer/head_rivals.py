@@ -29,27 +29,26 @@ SURE = 4.0
 SHARPNESS = 10.0
 #: Of how many heads one reads the rivals.
 ONE_OF = 4
-#: Score of what is not to be read, and the least IoU whose logarithm is taken.
+#: Score of a query for itself, and the least IoU whose logarithm is taken.
 UNSEEN = -30.0
 LEAST_IOU = 0.01
 
 
-def asking_former_heads(num_heads: int) -> list[bool]:
-    """Of each head of the self-attention, whether it reads what it asks for; the others read the rivals."""
-    count = max(1, num_heads // ONE_OF)
-    return [head >= count for head in range(num_heads)]
+def told_former_heads(num_heads: int) -> int:
+    """How many heads of the self-attention, the first, read the rivals; the others what they ask for."""
+    return max(1, num_heads // ONE_OF)
 
 
-def rival_bias(boxes: Tensor, scores: Tensor, num_heads: int) -> Tensor:
-    """What is added to the scores of the queries' self-attention.
+def rival_shares(boxes: Tensor, scores: Tensor, apart: Tensor | None = None) -> Tensor:
+    """What the heads that read the rivals are told to read.
 
     Args:
         boxes: The queries' boxes (N, Q, 4) as (cx, cy, w, h) before the sigmoid.
         scores: The queries' best class logits (N, Q).
-        num_heads: Heads of the self-attention.
+        apart: (Q, Q), True where a query may not read another; None if all read all.
 
     Returns:
-        (N, heads, Q, Q + 1); the last column is that of no query, which is read by a query without rivals.
+        Weights (N, Q, Q); what a row lacks of one is read of no query, as all is where there are no rivals.
     """
     overlap = pairwise_iou(bbox_cxcywh_to_xyxy(boxes.sigmoid()))
     odds = STEEPNESS * (overlap.clamp(min=LEAST_IOU).log() - math.log(SEEN_FROM))
@@ -60,12 +59,10 @@ def rival_bias(boxes: Tensor, scores: Tensor, num_heads: int) -> Tensor:
     index = torch.arange(scores.shape[1], device=scores.device)
     itself = index[:, None] == index
     rivals = (odds.clamp(max=SURE) + better).masked_fill(itself, UNSEEN)
+    if apart is not None:
+        rivals = rivals.masked_fill(apart, float("-inf"))
     none = torch.zeros_like(rivals[..., :1])
-    seen = torch.cat((rivals, none), dim=-1)
-    # The other heads read all queries, and never none.
-    unseen = torch.cat((torch.zeros_like(rivals), none + UNSEEN), dim=-1)
-    asking = asking_former_heads(num_heads)
-    return torch.stack([unseen if asks else seen for asks in asking], dim=1)
+    return torch.cat((rivals, none), dim=-1).softmax(dim=-1)[..., :-1]
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:

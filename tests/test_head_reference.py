@@ -10,14 +10,15 @@ from mmdet.models.layers import SinePositionalEncoding  # noqa: E402
 
 from mmdet_mobileformer.head_reference import (  # noqa: E402
     LOOKS,
+    TOLD,
     Place,
     Queries,
-    asking_heads,
     embed_centres,
     embed_sizes,
     grid_boxes,
     move_boxes,
     pyramid_boxes,
+    told_heads,
 )
 
 
@@ -103,7 +104,7 @@ def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int], kind: s
     mask = None if valid == (height, width) else padded(height, width, valid)
     place = Place.of_map(mask, torch.zeros(1, 3, height, width))
     boxes = torch.tensor([[[0.4, 0.3, 0.5, 0.6]]])
-    query, key = place.look(boxes, len(LOOKS[kind]), kind)
+    query, key = place.gaussians(boxes, len(LOOKS[kind]), kind)
     scores = (query @ key).unflatten(-1, (height, width))[0, :, 0, : valid[0], : valid[1]]
     x = (torch.arange(valid[1]) + 0.5) / valid[1]
     y = (torch.arange(valid[0]) + 0.5) / valid[0]
@@ -115,19 +116,34 @@ def test_a_look_is_the_gaussian_around_its_place(valid: tuple[int, int], kind: s
         torch.testing.assert_close(score - score.max(), gaussian - gaussian.max())
 
 
-def test_only_a_fixed_look_has_heads_that_do_not_ask() -> None:
-    assert asking_heads("middle", 8) == asking_heads("edges", 8) == [True] * 8
-    assert asking_heads("fixed", 8) == [False] * 6 + [True] * 2
-    assert asking_heads("fixed", 10) == [*asking_heads("fixed", 8), False, False]
-    assert asking_heads("fixed", 4) == [False] * 4
+def test_only_a_fixed_look_has_heads_that_are_told_where_to_read() -> None:
+    assert told_heads("middle", 8) == told_heads("edges", 8) == 0
+    assert [told_heads("fixed", heads) for heads in (4, 8, 16)] == [3, 6, 12]
+    # They look alike.
+    assert {len(set(places[: TOLD.get(kind, 0)])) for kind, places in LOOKS.items()} <= {0, 1}
+
+
+@pytest.mark.parametrize("num_heads", [4, 8])
+def test_told_heads_read_the_gaussian_of_the_valid_cells(num_heads: int) -> None:
+    mask = padded(6, 8, (4, 5))
+    place = Place.of_map(mask, torch.zeros(1, 3, 6, 8))
+    boxes = torch.rand(1, 5, 4) * 0.5 + 0.1
+    queries, keys = place.gaussians(boxes, num_heads, "fixed")
+    look = place.look(boxes, num_heads, "fixed", mask)
+    told = told_heads("fixed", num_heads)
+    torch.testing.assert_close(look.queries, queries[:, told:])
+    scores = (queries @ keys).masked_fill(mask.flatten(1)[:, None, None], -torch.inf)
+    for head in range(told):
+        torch.testing.assert_close(look.shares, scores[:, head].softmax(dim=-1))
+    assert place.look(boxes, num_heads, "edges", mask).shares is None
 
 
 def test_looks_do_not_depend_on_padding() -> None:
     boxes = torch.rand(1, 5, 4) * 0.5 + 0.1
     alone = Place.of_map(None, torch.zeros(1, 1, 4, 5))
     beside = Place.of_map(padded(7, 9, (4, 5)), torch.zeros(1, 1, 7, 9))
-    query, key = alone.look(boxes, 8, "edges")
-    padded_query, padded_key = beside.look(boxes, 8, "edges")
+    query, key = alone.gaussians(boxes, 8, "edges")
+    padded_query, padded_key = beside.gaussians(boxes, 8, "edges")
     torch.testing.assert_close(query, padded_query)
     torch.testing.assert_close(
         key.unflatten(-1, (4, 5)), padded_key.unflatten(-1, (7, 9))[..., :4, :5]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..backbone import MobileFormer
 from ..head import E2EMFHead
-from ..layers import FormerToMobile, MobileToFormer
+from ..layers import FormerToMobile, Look, MobileToFormer
 
 Box = tuple[float, float, float, float]
 
@@ -93,18 +93,22 @@ def to_former_weights(
     mask: Tensor | None = None,
     pos: Tensor | None = None,
     query_pos: Tensor | None = None,
-    look: tuple[Tensor, Tensor] | None = None,
+    look: Look | None = None,
 ) -> Tensor:
     """Attention of Mobile→Former, (N, heads, T, H, W); the arguments are those of its forward."""
     located = tokens if query_pos is None else tokens + query_pos
     query = (module.query(located) * module.scale).unflatten(-1, (module.num_heads, -1))
     key = (x if pos is None else x + pos).flatten(2).unflatten(1, (module.num_heads, -1))
-    scores = query.transpose(1, 2) @ key
+    scores = (query.transpose(1, 2) @ key)[:, module.told :]
     if look is not None:
-        scores = scores + (look[0] @ look[1]).to(scores.dtype)
+        scores = scores + (look.queries @ look.keys).to(scores.dtype)
     if mask is not None:
         scores = scores.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
-    return scores.softmax(dim=-1).unflatten(-1, x.shape[-2:])
+    shares = scores.softmax(dim=-1)
+    if look is not None and look.shares is not None:
+        told = look.shares.unsqueeze(1).expand(-1, module.told, -1, -1)
+        shares = torch.cat((told.to(shares.dtype), shares), dim=1)
+    return shares.unflatten(-1, x.shape[-2:])
 
 
 def to_mobile_weights(

@@ -284,7 +284,7 @@ class FoldedHead(BoxesOfQueries, nn.Module):
         if place is not None and queries.reference is not None:
             boxes = queries.reference.sigmoid()
             position = position + embed_centres(boxes, self.encoding, place)
-            looks, keys = place.look(boxes, self.num_heads, self.look)
+            looks, keys = place.gaussians(boxes, self.num_heads, self.look)
             looks, places = looks.contiguous(), keys[:, 0].transpose(1, 2).contiguous()
         products = question(queries.content + position)
         return position, products["gate"], Asking(products["query"], looks, places)

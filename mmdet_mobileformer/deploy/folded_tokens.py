@@ -40,8 +40,11 @@ def linear_parts(layer: nn.Linear, scale: float | Tensor = 1.0) -> tuple[Tensor,
 
 def asking_parts(layer: MobileToFormer) -> dict[str, tuple[Tensor, Tensor]]:
     """Query, scaled, and gate of Mobile→Former; the gate is ``1 + hardtanh``, see FoldedUpdate."""
+    scale = layer.query.bias.new_full((layer.query.out_features,), layer.scale)
+    # Heads that are told where to read ask for nothing.
+    scale[: layer.told * (len(scale) // layer.num_heads)] = 0.0
     return {
-        "query": linear_parts(layer.query, layer.scale),
+        "query": linear_parts(layer.query, scale),
         "gate": linear_parts(layer.gate, 1 / 3),
     }
 
@@ -69,24 +72,27 @@ class FoldedFormer(nn.Module):
 
     def __init__(self, layer: Former) -> None:
         super().__init__()
-        self.num_heads = layer.num_heads
         weight, bias = linear_parts(layer.query, layer.scale)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.asking = layer.num_heads - layer.told
+        self.first = layer.told * (len(bias) // layer.num_heads)
+        self.register_buffer("weight", weight[self.first :].clone())
+        self.register_buffer("bias", bias[self.first :].clone())
         self.out, self.norm = layer.out, layer.norm
         self.fc1, self.fc2, self.ffn_norm = layer.fc1, layer.fc2, layer.ffn_norm
 
     def forward(
-        self, tokens: Tensor, position: Tensor | None = None, bias: Tensor | None = None
+        self, tokens: Tensor, position: Tensor | None = None, shares: Tensor | None = None
     ) -> Tensor:
-        """Tokens and their position (N, T, d) to tokens; ``bias`` as in :class:`Former`."""
+        """Tokens and their position (N, T, d) to tokens; ``shares`` as in :class:`Former`."""
         located = tokens if position is None else tokens + position
+        query = F.linear(located, self.weight, self.bias)
         query, key, value = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x in (F.linear(located, self.weight, self.bias), located, tokens)
+            x.unflatten(-1, (self.asking, -1)).transpose(1, 2)
+            for x in (query, located[..., self.first :], tokens[..., self.first :])
         )
-        if bias is not None:
-            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
-        attended = F.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
-        tokens = self.norm(tokens + self.out(attended.transpose(1, 2).flatten(2)))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = attended.transpose(1, 2).flatten(2)
+        if shares is not None:
+            attended = torch.cat((shares @ tokens[..., : self.first], attended), dim=-1)
+        tokens = self.norm(tokens + self.out(attended))
         return self.ffn_norm(tokens + self.fc2(F.gelu(self.fc1(tokens))))

@@ -1,6 +1,6 @@
 """Building blocks of the backbone and the head; they need torch alone."""
 
-from .attention import Former, FormerToMobile, MobileToFormer
+from .attention import Former, FormerToMobile, Look, MobileToFormer
 from .blocks import (
     ConvBN,
     DownsampleBlock,
@@ -25,6 +25,7 @@ __all__ = [
     "FormerToMobile",
     "Linear",
     "LiteBottleneck",
+    "Look",
     "MobileBlock",
     "MobileFormerBlock",
     "MobileToFormer",

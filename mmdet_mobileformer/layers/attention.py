@@ -7,8 +7,9 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .drop import Dropout, DropPath
-from .linear import Linear
+from .linear import Linear, linear
 
 
 def _add(x: Tensor, pos: Tensor | None) -> Tensor:
@@ -61,19 +62,26 @@ def _made_again(
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def _asking_scale(module: nn.Module, width: int, asking: Sequence[bool] | None) -> None:
-    """Give a module the ``scale`` of its queries: one number, or zeros for the heads that do not ask."""
-    if asking is None or all(asking):
-        module.scale = width**-0.5
-        return
-    shares = torch.tensor(asking, dtype=torch.float32).repeat_interleave(width)
-    # Not saved: it follows from the arguments.
-    module.register_buffer("scale", shares * width**-0.5, persistent=False)
+def _questions(layer: Linear, x: Tensor, told: int) -> Tensor:
+    """A layer's outputs but for the first ``told`` channels, (N, L, C) to (N, L, C' - told)."""
+    return linear(x, layer.weight[told:], layer.bias[told:]) if told else layer(x)
 
 
-def _scaled(query: Tensor, scale: float | Tensor) -> Tensor:
-    """Queries times their scale, in the precision of the queries, be it that of autocast."""
-    return query * (scale.to(query.dtype) if isinstance(scale, Tensor) else scale)
+@dataclass
+class Look:
+    """Where heads of Mobile→Former look whatever the features are.
+
+    Attributes:
+        queries: Further queries (N, heads that ask, T, k), whose product with the keys is added to the
+            scores.
+        keys: Their keys (N or 1, 1, k, H*W).
+        shares: What the told heads read, all alike: weights (N, T, H*W) that sum to one; None if there
+            are no such heads.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    shares: Tensor | None = None
 
 
 class MobileToFormer(nn.Module):
@@ -90,12 +98,11 @@ class MobileToFormer(nn.Module):
         drop_path: Probability of dropping the residual branch per sample.
         with_logits: Whether :meth:`forward` returns its logits. Without them torch's fused attention
             can do, which does not store the scores of all positions.
-        asking: Of each head, whether its attention depends on the features; one that does not reads where
-            ``look`` of :meth:`forward` tells it to, and has no part in the logits. None for all.
-    """
+        told: How many heads, the first, do not ask: they read where ``look`` of :meth:`forward` tells them to.
 
-    #: What queries are multiplied by: one number, or one per channel.
-    scale: float | Tensor
+    Raises:
+        ValueError: If there are logits and heads that do not ask, which have none, or no head asks.
+    """
 
     def __init__(
         self,
@@ -105,12 +112,18 @@ class MobileToFormer(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         with_logits: bool = True,
-        asking: Sequence[bool] | None = None,
+        told: int = 0,
     ) -> None:
         super().__init__()
+        if told >= num_heads or (told and with_logits):
+            raise ValueError(
+                f"MobileToFormer got told={told} of {num_heads} heads: one at least has to ask, and all "
+                "where logits are wanted"
+            )
         self.num_heads = num_heads
         self.with_logits = with_logits
-        _asking_scale(self, channels // num_heads, asking)
+        self.told = told
+        self.scale = (channels // num_heads) ** -0.5
         self.query = Linear(token_dim, channels)
         self.gate = Linear(token_dim, channels)
         self.out = Linear(channels, token_dim)
@@ -125,7 +138,7 @@ class MobileToFormer(nn.Module):
         mask: Tensor | None = None,
         pos: Tensor | None = None,
         query_pos: Tensor | None = None,
-        look: tuple[Tensor, Tensor] | None = None,
+        look: Look | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Let the tokens read the features.
 
@@ -135,8 +148,7 @@ class MobileToFormer(nn.Module):
             mask: Padding mask (N, H, W), True where padded: such positions get no attention.
             pos: Position of the features (N, C, H, W), added to the keys.
             query_pos: Position of the tokens (N, T, d), added where they are queried by.
-            look: Further queries (N, heads, T, k) and keys (N or 1, 1, k, H*W), whose product is
-                added to the scores: where the heads look whatever the features are.
+            look: Where the heads look whatever the features are.
 
         Returns:
             New tokens (N, T, d) and the scaled logits (N, heads, T, H, W) before the softmax over
@@ -144,12 +156,22 @@ class MobileToFormer(nn.Module):
             ``with_logits``.
         """
         located = _add(tokens, query_pos)
-        query = _split_heads(_scaled(self.query(located), self.scale), self.num_heads)
+        first = self.told * (x.shape[1] // self.num_heads)
+        query = _questions(self.query, located, first) * self.scale
+        query = _split_heads(query, self.num_heads - self.told)
+        logits: Tensor | None = None
         if self.with_logits:
             attended, logits = self._attend(query, x, mask, pos, look)
+        elif look is None or look.shares is None:
+            attended = self._attend_fused(query, x, mask, pos, look)
         else:
-            attended, logits = self._attend_fused(query, x, mask, pos, look), None
-        gated = _merge_heads(attended) * (2 * F.hardsigmoid(self.gate(located)))
+            told, asked = x.split((first, x.shape[1] - first), dim=1)
+            pos = None if pos is None else pos[:, first:]
+            # All of them have the same weights: one product, and nothing to learn where they look.
+            gathered = told.flatten(2) @ look.shares.to(told.dtype).transpose(1, 2)
+            attended = self._attend_fused(query, asked, mask, pos, look)
+            attended = torch.cat((gathered.transpose(1, 2), attended), dim=-1)
+        gated = attended * (2 * F.hardsigmoid(self.gate(located)))
         update = self.drop_path(self.dropout(self.out(gated)))
         return self.norm(tokens + update), logits
 
@@ -159,17 +181,17 @@ class MobileToFormer(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         pos: Tensor | None,
-        look: tuple[Tensor, Tensor] | None,
+        look: Look | None,
     ) -> tuple[Tensor, Tensor]:
-        """Attended vectors (N, heads, T, C/heads) and the logits."""
+        """Attended vectors (N, T, C) and the logits."""
         logits = query @ _map_to_heads(_add(x, pos), self.num_heads)
         scores = logits
         if look is not None:
-            scores = scores + (look[0] @ look[1]).to(scores.dtype)
+            scores = scores + (look.queries @ look.keys).to(scores.dtype)
         if mask is not None:
             scores = scores.masked_fill(mask.flatten(1)[:, None, None], float("-inf"))
         attended = scores.softmax(dim=-1) @ _map_to_heads(x, self.num_heads).transpose(-1, -2)
-        return attended, logits.unflatten(-1, x.shape[-2:])
+        return _merge_heads(attended), logits.unflatten(-1, x.shape[-2:])
 
     def _attend_fused(
         self,
@@ -177,29 +199,30 @@ class MobileToFormer(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         pos: Tensor | None,
-        look: tuple[Tensor, Tensor] | None,
+        look: Look | None,
     ) -> Tensor:
-        """Attended vectors alone."""
+        """Attended vectors alone, of the heads that ask, from their channels of the features."""
+        heads, width = query.shape[1], query.shape[-1]
         if look is not None:
-            query = torch.cat((query, look[0].to(query.dtype)), dim=-1)
+            query = torch.cat((query, look.queries.to(query.dtype)), dim=-1)
 
         def make_key(x: Tensor) -> Tensor:
-            key = _map_to_sequence(_add(x, pos), self.num_heads)
+            key = _map_to_sequence(_add(x, pos), heads)
             if look is None:
                 return key
             # The look's scores come from further channels of queries and keys.
-            further = look[1].transpose(-1, -2).to(key.dtype)
+            further = look.keys.transpose(-1, -2).to(key.dtype)
             return torch.cat((key, further.expand(*key.shape[:-1], -1)), dim=-1)
 
         def make_value(x: Tensor) -> Tensor:
-            value = _map_to_sequence(x, self.num_heads)
-            return value if look is None else F.pad(value, (0, look[0].shape[-1]))
+            value = _map_to_sequence(x, heads)
+            return value if look is None else F.pad(value, (0, look.keys.shape[-2]))
 
         valid = None if mask is None else ~mask.flatten(1)[:, None, None]
         key, value = make_key(x), make_value(x)
         with _made_again((key, make_key), (value, make_value), source=x):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=valid, scale=1.0)
-        return attended[..., : x.shape[1] // self.num_heads]
+        return _merge_heads(attended[..., :width])
 
 
 class Former(nn.Module):
@@ -213,12 +236,11 @@ class Former(nn.Module):
         ffn_dim: Hidden width of the FFN (GELU).
         dropout: Dropout of both residual branches and of the FFN's hidden layer.
         drop_path: Probability of dropping the attention branch per sample; the FFN is kept.
-        asking: Of each head, whether its attention depends on the tokens; one that does not reads what
-            ``bias`` of :meth:`forward` tells it to. None for all.
-    """
+        told: How many heads, the first, do not ask: they read what ``shares`` of :meth:`forward` tells them to.
 
-    #: As in MobileToFormer.
-    scale: float | Tensor
+    Raises:
+        ValueError: If no head asks.
+    """
 
     def __init__(
         self,
@@ -227,11 +249,14 @@ class Former(nn.Module):
         ffn_dim: int = 384,
         dropout: float = 0.0,
         drop_path: float = 0.0,
-        asking: Sequence[bool] | None = None,
+        told: int = 0,
     ) -> None:
         super().__init__()
+        if told >= num_heads:
+            raise ValueError(f"Former got told={told} of {num_heads} heads: one at least has to ask")
         self.num_heads = num_heads
-        _asking_scale(self, token_dim // num_heads, asking)
+        self.told = told
+        self.scale = (token_dim // num_heads) ** -0.5
         self.query = Linear(token_dim, token_dim)
         self.out = Linear(token_dim, token_dim)
         self.norm = nn.LayerNorm(token_dim)
@@ -246,27 +271,32 @@ class Former(nn.Module):
         tokens: Tensor,
         query_pos: Tensor | None = None,
         apart: Tensor | None = None,
-        bias: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """(N, T, d) to (N, T, d).
 
         ``query_pos`` (N, T, d) is added to queries and keys. ``apart`` (T, T) is True where a token
-        may not read another. ``bias`` (N, heads, T, T + 1) is added to the scores; its last column is
-        that of a further key and value, both zeros: of reading nothing.
+        may not read another. ``shares`` (N, T, T) are the weights of the heads that are told; of a row
+        that sums to less than one the rest is nothing that is read.
         """
         located = _add(tokens, query_pos)
-        query = _split_heads(_scaled(self.query(located), self.scale), self.num_heads)
-        key = _split_heads(located, self.num_heads)
-        value = _split_heads(tokens, self.num_heads)
-        logits = query @ key.transpose(-1, -2)
-        if bias is not None:
-            logits = F.pad(logits, (0, 1)) + bias.to(logits.dtype)
-        if apart is not None:
-            apart = apart if bias is None else F.pad(apart, (0, 1))
-            logits = logits.masked_fill(apart, float("-inf"))
-        shares = logits.softmax(dim=-1)
-        attended = (shares if bias is None else shares[..., :-1]) @ value
-        update = self.drop_path(self.dropout(self.out(_merge_heads(attended))))
+        first = self.told * (tokens.shape[-1] // self.num_heads)
+        query, key, value = (
+            _split_heads(part, self.num_heads - self.told)
+            for part in (
+                _questions(self.query, located, first) * self.scale,
+                located[..., first:],
+                tokens[..., first:],
+            )
+        )
+        mask = None if apart is None else ~apart
+        attended = _merge_heads(
+            F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        )
+        if shares is not None:
+            read = shares.to(tokens.dtype) @ tokens[..., :first]
+            attended = torch.cat((read, attended.to(read.dtype)), dim=-1)
+        update = self.drop_path(self.dropout(self.out(attended)))
         tokens = self.norm(tokens + update)
         hidden = self.dropout(F.gelu(self.fc1(tokens)))
         return self.ffn_norm(tokens + self.dropout(self.fc2(hidden)))

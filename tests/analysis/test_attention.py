@@ -36,20 +36,23 @@ from mmdet_mobileformer.analysis.inference import (  # noqa: E402
     make_inferencer,
 )
 from mmdet_mobileformer.head_reference import Place  # noqa: E402
-from mmdet_mobileformer.layers import FormerToMobile, MobileToFormer  # noqa: E402
+from mmdet_mobileformer.layers import FormerToMobile, Look, MobileToFormer  # noqa: E402
 from mmdet_mobileformer.train.build import read_config  # noqa: E402
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_to_former_weights_give_the_module_s_output(full: bool) -> None:
+@pytest.mark.parametrize(("full", "told"), [(False, 0), (True, 0), (True, 1)])
+def test_to_former_weights_give_the_module_s_output(full: bool, told: int) -> None:
     """With mask, positions and the reference boxes' look, as in the head, and without."""
-    module = MobileToFormer(16, 12, num_heads=2).eval()
+    module = MobileToFormer(16, 12, num_heads=2, with_logits=not told, told=told).eval()
     x, tokens = torch.randn(2, 16, 5, 7), torch.randn(2, 4, 12)
     arguments: dict[str, Any] = {}
     if full:
         mask = torch.zeros(2, 5, 7, dtype=torch.bool)
         mask[1, :, 5:] = True
         look = Place.of_map(mask, x).look(torch.rand(2, 4, 4), 2, "edges")
+        if told:
+            shares = torch.rand(2, 4, 35).masked_fill(mask.flatten(1)[:, None], 0.0)
+            look = Look(look.queries[:, 1:], look.keys, shares / shares.sum(-1, keepdim=True))
         arguments = dict(mask=mask, pos=torch.randn(2, 16, 5, 7), query_pos=torch.randn(2, 4, 12), look=look)
     weights = to_former_weights(module, x, tokens, **arguments)
     assert weights.shape == (2, 2, 4, 5, 7)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdet_mobileformer.layers import FormerToMobile, MobileToFormer
+from mmdet_mobileformer.layers import Former, FormerToMobile, Look, MobileToFormer
 
 
 def asked(bridge: MobileToFormer, inputs: dict[str, Tensor], with_look: bool) -> Tensor:
-    look = (inputs["look"], inputs["keys"]) if with_look else None
+    look = Look(inputs["look"], inputs["keys"]) if with_look else None
     return bridge(
         inputs["x"], inputs["tokens"], inputs["mask"], inputs["pos"], inputs["query_pos"], look
     )[0]
@@ -55,6 +55,46 @@ def test_without_logits_the_tokens_read_the_same(
         results.append((out, torch.autograd.grad(out.sin().sum(), [*wanted, *bridge.parameters()])))
     torch.testing.assert_close(results[1], results[0], atol=1e-10, rtol=1e-8)
     assert fused(inputs["x"], inputs["tokens"])[1] is None
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_heads_read_where_they_are_told_to(inputs: dict[str, Tensor], padded: bool) -> None:
+    """As heads whose queries are zeros and whose look is the logarithm of what they are told."""
+    shares = torch.rand(2, 9, 30, dtype=torch.float64)
+    if padded:
+        shares = shares.masked_fill(inputs["mask"].flatten(1)[:, None], 0.0)
+    else:
+        inputs["mask"] = None
+    shares = shares / shares.sum(-1, keepdim=True)
+    told = MobileToFormer(16, 16, num_heads=4, with_logits=False, told=3).double()
+    plain = MobileToFormer(16, 16, num_heads=4).double()
+    plain.load_state_dict(told.state_dict())
+    plain.query.weight.data[:12] = 0
+    plain.query.bias.data[:12] = 0
+    # As many further channels as cells: each of them a cell's own.
+    asked_look = torch.randn(2, 1, 9, 30, dtype=torch.float64)
+    everywhere = torch.cat((shares.clamp(min=1e-300).log()[:, None].expand(-1, 3, -1, -1), asked_look), 1)
+    cells = torch.eye(30, dtype=torch.float64)[None, None]
+    wanted = [inputs["x"], inputs["tokens"], inputs["query_pos"]]
+    results = []
+    for bridge, look in ((plain, Look(everywhere, cells)), (told, Look(asked_look, cells, shares))):
+        arguments = (inputs[name] for name in ("x", "tokens", "mask", "pos", "query_pos"))
+        out = bridge(*arguments, look)[0]
+        grads = torch.autograd.grad(out.sin().sum(), [*wanted, *bridge.parameters()])
+        # Of what is not asked nothing is learned.
+        results.append((out, *grads[:3], grads[3][12:], *grads[5:]))
+        if bridge is told:
+            assert grads[3][:12].abs().max() == 0
+    torch.testing.assert_close(results[1], results[0], atol=1e-10, rtol=1e-8)
+
+
+def test_one_head_at_least_asks() -> None:
+    with pytest.raises(ValueError, match="told=4 of 4 heads: one at least has to ask"):
+        MobileToFormer(16, 16, num_heads=4, with_logits=False, told=4)
+    with pytest.raises(ValueError, match="all where logits are wanted"):
+        MobileToFormer(16, 16, num_heads=4, told=1)
+    with pytest.raises(ValueError, match="told=4 of 4 heads"):
+        Former(16, 4, told=4)
 
 
 def test_keys_and_values_are_made_again_instead_of_kept(inputs: dict[str, Tensor]) -> None:
