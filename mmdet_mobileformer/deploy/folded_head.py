@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..head import E2EMFHead, padding_mask
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from ..head_boxes import BoxesOfQueries
-from ..head_reference import Place, Queries, embed_centres
+from ..head_reference import Place, Queries, embed_centres, told_heads
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -280,14 +280,15 @@ class FoldedHead(BoxesOfQueries, nn.Module):
         self, question: nn.Module, queries: Queries, place: Place | None
     ) -> tuple[Tensor, Tensor, Asking]:
         """The queries' position on a map, the gate of what they gather, and what they ask for."""
-        position, looks, places = queries.position, None, None
+        position, looks, places, told = queries.position, None, None, 0
         if place is not None and queries.reference is not None:
             boxes = queries.reference.sigmoid()
             position = position + embed_centres(boxes, self.encoding, place)
             looks, keys = place.gaussians(boxes, self.num_heads, self.look)
             looks, places = looks.contiguous(), keys[:, 0].transpose(1, 2).contiguous()
+            told = told_heads(self.look, self.num_heads)
         products = question(queries.content + position)
-        return position, products["gate"], Asking(products["query"], looks, places)
+        return position, products["gate"], Asking(products["query"], looks, places, told)
 
     def _cells(self, mask: Tensor | None, feature: Tensor) -> Cells:
         """Sine embeddings of rows and columns: as mmdet's, in the valid part of each image."""

@@ -74,6 +74,7 @@ def gather(
     queries: Tensor,
     looks: Tensor | None,
     mask: Tensor | None,
+    told: int = 0,
 ) -> Tensor:
     """What tokens gather from features (Mobile→Former).
 
@@ -82,12 +83,23 @@ def gather(
         located: The same with their position.
         heads: Heads of the attention.
         queries: Of the tokens, scaled, (N, T, C).
-        looks: Added to the scores, (N, heads, T, L), or None.
+        looks: Added to the scores, (N, heads, T, L), or None; of the told heads one stands for all.
         mask: True where a feature is padding, (N, H, W), or None.
+        told: How many heads, the first, read by their looks alone, which are the same.
 
     Returns:
         (N, T, C).
     """
+    if told and looks is not None:
+        first = told * (int(queries.shape[2]) // heads)
+        scores = looks[:, 0]
+        if mask is not None:
+            scores = scores.masked_fill(mask.flatten(1)[:, None], float("-inf"))
+        read = scores.softmax(dim=-1) @ flat[..., :first]
+        asked = gather(
+            flat[..., first:], located[..., first:], heads - told, queries[..., first:], looks[:, 1:], mask
+        )
+        return torch.cat((read, asked), dim=-1)
     tokens, channels = (int(size) for size in queries.shape[1:])
     few = heads * tokens <= FEW
     if few:

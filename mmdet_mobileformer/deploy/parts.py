@@ -38,12 +38,15 @@ class Asking:
         queries: Scaled, (N, T, C).
         looks: Further queries (N, heads, T, 4) for ``places``, or None.
         places: Their keys (N or 1, H*W, 4).
+        told: How many heads, the first, read by their looks alone, which are the same; zeros are their
+            queries.
         mean: Whether the scores' mean over the heads is wanted too, for the dynamic ReLU.
     """
 
     queries: Tensor
     looks: Tensor | None = None
     places: Tensor | None = None
+    told: int = 0
     mean: bool = False
 
 
@@ -344,8 +347,9 @@ def bridge(
         return Bridged(flat.unflatten(1, (height, width)), flat, flat)
     looks = None
     if asking.looks is not None and asking.places is not None:
-        looks = asking.looks @ asking.places.transpose(1, 2).unsqueeze(1)
-    attended = gather(flat, flat + pos, heads, asking.queries, looks, cells.mask)
+        distinct = asking.looks[:, max(asking.told - 1, 0) :]
+        looks = distinct @ asking.places.transpose(1, 2).unsqueeze(1)
+    attended = gather(flat, flat + pos, heads, asking.queries, looks, cells.mask, asking.told)
     mean = mean_scores(flat + pos, heads, asking.queries) if asking.mean else flat
     return Bridged(flat.unflatten(1, (height, width)), attended, mean)
 

@@ -99,6 +99,8 @@ struct Reading {
 struct Queries {
   Heads h;
   std::vector<float> queries, look;
+  // The first so many heads ask for nothing and look where the first does: their weights are the same.
+  int64_t alike = 0;
 
   // `looks` [heads][count][4], or null: where the heads look whatever the features are.
   Queries(const Heads& heads, const float* query, const float* looks)
@@ -110,6 +112,17 @@ struct Queries {
       const Heads one{1, h.count, 4};
       pack_columns(one, looks + head * h.count * 4, look.data() + head * 4 * h.lanes());
     }
+    while (alike < h.heads && asks_nothing(query, alike) &&
+           std::equal(looks, looks + h.count * 4, looks + alike * h.count * 4))
+      ++alike;
+  }
+
+ private:
+  bool asks_nothing(const float* query, int64_t head) const {
+    for (int64_t t = 0; t < h.count; ++t)
+      for (int64_t c = 0; c < h.dim; ++c)
+        if (query[t * h.channels() + head * h.dim + c] != 0.0f) return false;
+    return true;
   }
 };
 
@@ -130,10 +143,13 @@ struct Gathered {
     const int64_t lanes = h.lanes();
     float* means = scores + count * lanes;
     if (mean) std::fill(means, means + count * lanes, 0.0f);
-    for (int64_t head = 0; head < h.heads; ++head) {
+    for (int64_t head = 0, alike; head < h.heads; head += alike) {
+      const bool asks = head >= q.alike;
+      alike = asks ? 1 : q.alike;
       std::fill(scores, scores + count * lanes, 0.0f);
-      multiply(count, h.dim, lanes, located + head * h.dim, ld, 1,
-               q.queries.data() + head * h.dim * lanes, true, 0, scores, lanes);
+      if (asks)
+        multiply(count, h.dim, lanes, located + head * h.dim, ld, 1,
+                 q.queries.data() + head * h.dim * lanes, true, 0, scores, lanes);
       for (int64_t i = 0; mean && i < count * lanes; i += LANES)
         store(means + i, load(means + i) + load(scores + i));
       if (!q.look.empty())
@@ -142,10 +158,10 @@ struct Gathered {
       if (mask)
         for (int64_t i = 0; i < count; ++i)
           if (mask[i]) std::fill(scores + i * lanes, scores + (i + 1) * lanes, NEVER);
-      float* sum = sums.data() + head * h.count * h.width();
-      weigh(h, head, count, scores, sum);
-      multiply(h.count, count, h.width(), scores, 1, lanes, x + h.first(head), false, ld, sum,
-               h.width());
+      weigh(h, head, alike, count, scores);
+      for (int64_t one = head; one < head + alike; ++one)
+        multiply(h.count, count, h.width(), scores, 1, lanes, x + h.first(one), false, ld,
+                 sums.data() + one * h.count * h.width(), h.width());
     }
     for (int64_t i = 0; mean && i < count; ++i)
       for (int64_t t = 0; t < h.count; ++t)
@@ -178,14 +194,15 @@ struct Gathered {
   }
 
  private:
-  // Scores to weights; where a score exceeds all before it, the sums so far shrink.
-  void weigh(const Heads& h, int64_t head, int64_t count, float* scores, float* sum) {
+  // Scores to weights, of `alike` heads from `head` on; where a score exceeds all before it, the sums so
+  // far shrink.
+  void weigh(const Heads& h, int64_t head, int64_t alike, int64_t count, float* scores) {
     const int64_t lanes = h.lanes();
     for (int64_t t = 0; t < lanes; t += LANES) {
-      float* old = most.data() + head * lanes + t;
-      Vec top = load(old);
+      const Vec before = load(most.data() + head * lanes + t);
+      Vec top = before;
       for (int64_t i = 0; i < count; ++i) top = larger(top, load(scores + i * lanes + t));
-      const Vec shrink = exponential(load(old) - top);
+      const Vec shrink = exponential(before - top);
       Vec all = load(total.data() + head * lanes + t) * shrink;
       for (int64_t i = 0; i < count; ++i) {
         const Vec score = load(scores + i * lanes + t);
@@ -194,12 +211,14 @@ struct Gathered {
         all += e;
         store(scores + i * lanes + t, e);
       }
-      store(total.data() + head * lanes + t, all);
-      store(old, top);
-      for (int64_t lane = 0; lane < LANES && t + lane < h.count; ++lane) {
-        if (shrink[lane] == 1.0f) continue;
-        float* row = sum + (t + lane) * h.width();
-        for (int64_t c = 0; c < h.width(); ++c) row[c] *= shrink[lane];
+      for (int64_t one = head; one < head + alike; ++one) {
+        store(total.data() + one * lanes + t, all);
+        store(most.data() + one * lanes + t, top);
+        for (int64_t lane = 0; lane < LANES && t + lane < h.count; ++lane) {
+          if (shrink[lane] == 1.0f) continue;
+          float* row = sums.data() + (one * h.count + t + lane) * h.width();
+          for (int64_t c = 0; c < h.width(); ++c) row[c] *= shrink[lane];
+        }
       }
     }
   }

@@ -35,6 +35,22 @@ def test_few_tokens_attend_as_many_do(heads: int, monkeypatch: pytest.MonkeyPatc
     assert (found[0][1] - found[0][2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_heads_that_are_told_read_by_their_look_alone(padded: bool) -> None:
+    flat, located, queries = torch.randn(2, 30, 16), torch.randn(2, 30, 16), torch.randn(2, 5, 16)
+    queries[..., :12] = 0
+    looks = torch.randn(2, 2, 5, 30)
+    mask = None
+    if padded:
+        mask = torch.zeros(2, 5, 6, dtype=torch.bool)
+        mask[1, :, 4:] = True
+    every = torch.cat((looks[:, :1].expand(-1, 3, -1, -1), looks[:, 1:]), dim=1)
+    expected = operators.gather(flat, located, 4, queries, every, mask)
+    torch.testing.assert_close(
+        operators.gather(flat, located, 4, queries, looks, mask, told=3), expected
+    )
+
+
 def test_mean_scores_are_the_mean_of_the_heads() -> None:
     located, queries = torch.randn(2, 15, 16), torch.randn(2, 5, 16)
     parts = [
