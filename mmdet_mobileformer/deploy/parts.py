@@ -39,7 +39,7 @@ class Asking:
         looks: Further queries (N, heads, T, 4) for ``places``, or None.
         places: Their keys (N or 1, H*W, 4).
         told: How many heads, the first, read by their looks alone, which are the same; zeros are their
-            queries.
+            queries, by which the compiled kernels know them.
         mean: Whether the scores' mean over the heads is wanted too, for the dynamic ReLU.
     """
 

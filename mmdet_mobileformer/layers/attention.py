@@ -295,7 +295,7 @@ class Former(nn.Module):
         )
         if shares is not None:
             read = shares.to(tokens.dtype) @ tokens[..., :first]
-            attended = torch.cat((read, attended.to(read.dtype)), dim=-1)
+            attended = torch.cat((read, attended), dim=-1)
         update = self.drop_path(self.dropout(self.out(attended)))
         tokens = self.norm(tokens + update)
         hidden = self.dropout(F.gelu(self.fc1(tokens)))

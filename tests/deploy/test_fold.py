@@ -113,6 +113,7 @@ def test_fewer_outputs(kernels: bool) -> None:
         dict(reference_boxes=True),
         dict(reference_boxes=True, look="middle", deltas="box"),
         dict(reference_boxes=True, look="fixed", deltas="box", size_aware=True),
+        dict(reference_boxes=True, look="fixed", num_heads=16, rivals=True),
         dict(reference_boxes=True, deltas="box", rivals=True),
         dict(reference_boxes=True, look="fixed", deltas="box", rivals=True, read_boxes=True),
         dict(reference_boxes=True, read_boxes=True, closing=False, num_blocks=(1, 1, 2)),
@@ -120,7 +121,7 @@ def test_fewer_outputs(kernels: bool) -> None:
         dict(scales=(32,), num_blocks=(2,), sides=("transformer",), in_channels=[96], arch=None),
         dict(sides=("lite", "transformer", "lite"), closing=False, reference_boxes=True),
     ],
-    ids=["plain", "reference boxes", "middles, deltas of boxes", "fixed, aware of sizes", "rivals",
+    ids=["plain", "reference boxes", "middles, deltas of boxes", "fixed, aware of sizes", "narrow heads", "rivals",
          "boxes read", "boxes read, no closing", "no closing", "one scale", "other sides"],
 )
 def test_the_detector_predicts_the_same(head: dict, kernels: bool) -> None:
