@@ -118,7 +118,6 @@ _FOLDER = "benchmarks/learning/"
 CANDIDATES = {
     candidate.name: candidate
     for candidate in (
-        Candidate("e2emf_96m_fast", "E2E-MF-96M, fast recipe", f"{_FOLDER}e2emf_96m_fast", True),
         Candidate("e2emf_52m_fast", "E2E-MF-52M, fast recipe", f"{_FOLDER}e2emf_52m_fast", True),
         Candidate("rtmdet_tiny", "RTMDet-tiny", f"{_FOLDER}rtmdet_tiny", False),
         Candidate(

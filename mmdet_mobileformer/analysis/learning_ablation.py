@@ -11,28 +11,30 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from .learning import AUGMENTATIONS, TASKS, Run
+from .learning import TASKS, Run
 from .learning_config import base_lr
 from .learning_runs import Result, find, known
 
-#: The recipe whose parts are measured.
-CONFIG = "benchmarks/learning/e2emf_96m_fast"
-TASK = "person"
+#: The recipe whose parts are measured: that of ``make demo``, on the task where minutes are enough to tell.
+CONFIG = "e2emf_demo"
+TASK = "shapes"
 MINUTES = 10.0
+#: What trials chose for it (docs/learning/results.jsonl).
+AUGMENTATION = "flip"
 #: Seeds of the whole recipe, and of every other variant.
 BASE_SEEDS = (0, 1, 2)
 SEEDS = (0,)
 
 #: The parts of the recipe, with what is there in their place.
 PARTS = {
-    "quality": "varifocal loss (or softmax)",
+    "quality": "quality focal loss (or softmax)",
     "denoising": "denoising queries (or none)",
     "dense": "dense auxiliary head (or none)",
     "near": "boxes near an object learn it, matched or not (or matched ones alone)",
     "boxes": "reference boxes (or learned queries)",
     "rivals": "queries see better ones on their object (or learn to tell)",
     "read": "boxes are read from the finest map, too (or told by contents alone)",
-    "init": "queries start at several sizes, or without boxes on a grid (or as usual)",
+    "init": "queries start on one grid (or at several sizes; without boxes: or as usual)",
     "no_decay": "no decay of norms, biases, tokens, queries (or of nothing)",
     "no_dropout": "no dropout (or 0.1)",
     "muon": "Muon for matrices, AdamW for the rest (or AdamW for all)",
@@ -40,9 +42,9 @@ PARTS = {
 }
 #: Parts that need the queries' boxes, by the option of the head that they are.
 _OF_BOXES = {"rivals": "rivals", "read": "read_boxes"}
-#: AdamW's learning rate as a share of MuonAdamW's: the one that trials chose on `person` while the recipe
-#: had AdamW (docs/learning/results.jsonl).
-ADAMW_LR = 1 / 3
+#: AdamW's learning rate as a share of MuonAdamW's: the one that trials chose while the recipe had AdamW
+#: (docs/learning/results.jsonl).
+ADAMW_LR = 1 / 2
 
 _SOFTMAX = dict(
     _delete_=True, type="CrossEntropyLoss", bg_cls_weight=0.1, use_sigmoid=False, loss_weight=1.0
@@ -83,7 +85,7 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
         if "init" in parts:
             options[f"{head}query_init"] = "grid"
     elif "init" not in parts:
-        options[f"{head}reference_boxes"] = "grid"
+        options[f"{head}reference_boxes"] = "pyramid"
     for part, option in _OF_BOXES.items():
         if not {"boxes", part} <= parts:
             options[f"{head}{option}"] = False
@@ -113,7 +115,7 @@ class Variant:
     title: str
     group: str
     options: Mapping[str, Any]
-    augmentation: str = AUGMENTATIONS[0]
+    augmentation: str = AUGMENTATION
     ema: bool = True
 
     @property
@@ -140,17 +142,16 @@ def variants() -> dict[str, Variant]:
             kept, title = {"boxes", part}, f"{title}, with boxes"
         made.append(Variant(f"only_{part}", title, "alone", options_of(kept), ema=part == "ema"))
     head, group = "model.bbox_head.", "added to the recipe or changed in it"
-    quality_focal = dict(_delete_=True, type="QualityFocalLoss", use_sigmoid=True, beta=2.0,
-                         loss_weight=2.0)
+    varifocal = dict(_delete_=True, type="VarifocalQualityLoss", loss_weight=2.0)
     made += [
-        Variant("quality_focal", "quality focal loss instead of varifocal", group,
-                {f"{head}loss_cls": quality_focal}),
+        Variant("varifocal", "varifocal instead of quality focal loss", group,
+                {f"{head}loss_cls": varifocal}),
         Variant("groups_2", "two further groups of queries, one to many", group,
                 {f"{head}groups": 2}),
         Variant("groups_2_not_dense", "the groups instead of the dense head", group,
                 {f"{head}groups": 2, "model.aux_head": None}),
         Variant("dense_beside", "dense head on the backbone's features, not on the head's maps", group,
-                {"model.aux_neck": dict(type="MobileFormerFPN", arch="96m", out_channels=128,
+                {"model.aux_neck": dict(type="MobileFormerFPN", arch="52m", out_channels=128,
                                         num_outs=3)}),
         Variant("look_at_edges", "heads look at the edges of the boxes too", group,
                 {f"{head}look": "edges"}),
@@ -160,7 +161,8 @@ def variants() -> dict[str, Variant]:
                 {f"{head}deltas": "logit"}),
         Variant("not_size_aware", "blocks do not know the size of the box they change", group,
                 {f"{head}size_aware": False}),
-        Variant("flip", "no crops", group, {}, "flip"),
+        Variant("crop", "crops", group, {}, "crop"),
+        Variant("growing", "half the size for 60 % of the time", group, {}, "growing"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),
     ]

@@ -21,11 +21,11 @@ _PEERS = ("#1f5fa8", "#3f8f8b", "#6b7280", "#7aa6d6")
 def rows(results: Iterable[Result], task: str) -> list[list[Result]]:
     """Reported results of a task: a list per model, one result per seed, the best AP first.
 
-    Of several results of one model and seed the last counts.
+    Of several results of one model and seed the last counts; models that no longer take part are left out.
     """
     latest: dict[tuple[str, int], Result] = {}
     for result in results:
-        if result.kind == "report" and result.task == task:
+        if result.kind == "report" and result.task == task and result.model in CANDIDATES:
             latest[result.model, result.seed] = result
     models: dict[str, list[Result]] = defaultdict(list)
     for (model, _), result in sorted(latest.items(), key=lambda item: item[0]):
@@ -81,8 +81,7 @@ def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str
 
 
 def _title(model: str) -> str:
-    candidate = CANDIDATES.get(model)
-    return model if candidate is None else candidate.title
+    return CANDIDATES[model].title
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -19,9 +19,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("do", choices=["plan", "run", "table"])
-    parser.add_argument("--task", default="person", help="shapes, person or coco80")
+    parser.add_argument("--task", default="shapes", help="shapes, person or coco80")
     parser.add_argument("--variant", nargs="+", help="names as the plan prints them")
-    parser.add_argument("--lr", type=float, help="learning rate (default: the config's); of AdamW a third")
+    parser.add_argument("--lr", type=float, help="learning rate (default: the config's); of AdamW half")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of a variant")
     parser.add_argument(
         "--base-seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the whole recipe"

@@ -1,4 +1,4 @@
 # The fast recipe on the smallest arch without grouped convolutions, which CPUs run slowly.
-_base_ = 'e2emf_96m_fast.py'
+_base_ = '../../e2emf_96m_coco_fast.py'
 
 model = dict(backbone=dict(arch='52m'), bbox_head=dict(arch='52m'))
