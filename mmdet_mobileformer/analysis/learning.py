@@ -66,7 +66,7 @@ TASKS = {
         Task("shapes", "embedded set, 160 px", "shapes", 160, 15, 2.5, SHAPES),
         # Half of the pictures have no person; 2,133 with few steps would teach the background twice.
         Task("person", "coco_mini, person, 256 px", "coco_mini", 256, 30, 5, ("person",), True),
-        Task("coco80", "coco_mini, 80 classes, 256 px", "coco_mini", 256, 60, 10),
+        Task("coco80", "coco_mini, 80 classes, 256 px", "coco_mini", 256, 60, 5),
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ class Search:
 
     The learning rates of the first trials are the config's, half and twice of it. While the best is
     the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
-    learning rate. The best trial is trained for the whole budget and reported.
+    learning rate. The best trial is trained for the whole budget and reported. Trials are compared by their
+    loss on the pictures of choices, which tells more than their AP (:mod:`.learning_loss`).
 
     Args:
         task: Key of the tasks.
@@ -38,7 +40,9 @@ class Search:
         self.candidate = candidate
         self.settings = settings or Settings()
         cpu = self.settings.cpu
-        self.done = known(result for result in results if cpu in (None, result.cpu))
+        self.done = known(
+            result for result in results if cpu in (None, result.cpu) and _compares(result)
+        )
         self.base = base_lr(candidate.config)
 
     def missing(self) -> list[Run]:
@@ -89,7 +93,14 @@ class Search:
 
     def _score(self, run: Run) -> float:
         result = find(run, self.done)
-        return -1.0 if result is None or result.diverged else result.select_ap
+        if result is None or result.diverged or result.select_loss is None:
+            return -math.inf
+        return -result.select_loss
+
+
+def _compares(result: Result) -> bool:
+    """Whether a result counts: trials from before losses were measured do not."""
+    return result.kind != "trial" or result.diverged or result.select_loss is not None
 
 
 def chosen(
