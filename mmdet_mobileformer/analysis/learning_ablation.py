@@ -146,6 +146,8 @@ def variants() -> dict[str, Variant]:
     made += [
         Variant("varifocal", "varifocal instead of quality focal loss", group,
                 {f"{head}loss_cls": varifocal}),
+        Variant("near_classes", "classes of the first three predictions one to many, too", group,
+                {f"{head}near_classes": 3}),
         Variant("groups_2", "two further groups of queries, one to many", group,
                 {f"{head}groups": 2}),
         Variant("groups_2_not_dense", "the groups instead of the dense head", group,

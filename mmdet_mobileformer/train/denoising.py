@@ -9,18 +9,20 @@ DETR, arXiv 2207.13085) give each object to several. Neither exists after traini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmdet.models.layers import CdnQueryGenerator
+from mmdet.models.losses import QualityFocalLoss
 from mmdet.registry import MODELS
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from ..head import E2EMFHead, padding_mask
+from ..head_blocks import HeadScale
 from ..head_losses import Matches, losses_of_matches
 from ..head_reference import Queries, embed_centres
-from .near_boxes import losses_of_near_boxes
+from .near_boxes import classes_of_near_boxes, losses_of_near_boxes
 
 
 @MODELS.register_module()
@@ -34,11 +36,16 @@ class E2EMFTrainingHead(E2EMFHead):
         groups: Groups of further queries, each matched one to one by itself: the head's own with
             their boxes shifted at random; without ``reference_boxes``, learned ones, which inference
             does not read.
+        near: Boxes that overlap an object by this IoU learn it, matched or not; see :mod:`.near_boxes`.
+        near_classes: So many of the first predictions learn the classes of such boxes, too, with
+            their IoU as quality; the others say which query has the object. Needs ``near`` and a
+            quality focal loss.
         kwargs: Arguments of :class:`E2EMFHead`. Without ``reference_boxes`` a denoising query knows
             the noisy centre by its position, and the noisy class, but not the size.
 
     Raises:
-        ValueError: If ``groups`` is negative or ``near`` is not between 0 and 1.
+        ValueError: If ``groups`` is negative, ``near`` is not between 0 and 1, or ``near_classes``
+            leaves no prediction one to one or lacks what it needs.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class E2EMFTrainingHead(E2EMFHead):
         denoising: dict[str, Any] | None = None,
         groups: int = 0,
         near: float | None = None,
+        near_classes: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,7 +62,16 @@ class E2EMFTrainingHead(E2EMFHead):
             raise ValueError(f"groups is {groups}: give 0 or more groups of further queries")
         if near is not None and not 0 < near < 1:
             raise ValueError(f"near is {near}: give an IoU between 0 and 1, or None for no such loss")
+        predictions = sum(len(cast(HeadScale, scale).blocks) for scale in self.scales)
+        predictions += self.closing is not None
+        if not 0 <= near_classes < predictions:
+            raise ValueError(f"near_classes is {near_classes}: give 0 to {predictions - 1}, of this head's "
+                             f"{predictions} predictions")
+        if near_classes and (near is None or not isinstance(self.loss_cls, QualityFocalLoss)):
+            raise ValueError("near_classes needs near, and QualityFocalLoss or VarifocalQualityLoss as "
+                             "loss_cls, whose targets are IoUs")
         self.near = near
+        self.near_classes = near_classes
         self.groups = groups
         self.group_queries = None
         if groups and not self.reference_boxes:
@@ -88,6 +105,13 @@ class E2EMFTrainingHead(E2EMFHead):
         if self.near is not None:
             own = boxes[:, :, first:]
             losses.update(losses_of_near_boxes(self, own, gt_instances, metas, self.near))
+            if self.near_classes:
+                some = slice(self.near_classes)
+                losses.update(
+                    classes_of_near_boxes(
+                        self, logits[some, :, first:], own[some], gt_instances, metas, self.near
+                    )
+                )
         for _ in range(self.groups):
             first -= self.num_queries
             one = slice(first, first + self.num_queries)

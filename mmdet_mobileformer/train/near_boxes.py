@@ -2,8 +2,10 @@
 
 One to one, few queries of an image learn what a box is; those beside them see the same object and learn
 nothing of it. Here every box that overlaps an object learns that object's box, as in MS-DETR (arXiv
-2401.03989), which does so with classes, too. Classes stay one to one here: a second query on an object
-is to have a low score, for there is no NMS. Inference does not change.
+2401.03989), which does so with classes, too. In the end a second query on an object is to have a low
+score, for there is no NMS, so classes of the last predictions stay one to one. Those of the first ones
+need not: how good a box is can be learned from all near ones, and told to the rivals (H-DETR, arXiv
+2207.13080, parts its layers so). Inference does not change.
 """
 
 from __future__ import annotations
@@ -63,3 +65,45 @@ def losses_of_near_boxes(
         losses.update({f"d{k}.{name}": sums[k] for k in range(blocks - 1)})
         losses[name] = sums[-1]
     return losses
+
+
+def classes_of_near_boxes(
+    head: Any,
+    logits: Tensor,
+    boxes: Tensor,
+    gt_instances: Sequence[Any],
+    metas: Sequence[Any],
+    least: float,
+) -> dict[str, Tensor]:
+    """Class losses, one to many, of the first predictions, in place of those one to one.
+
+    Args:
+        head: A DETRHead with a ``QualityFocalLoss``.
+        logits: (K, N, Q, classes).
+        boxes: (K, N, Q, 4) as normalised (cx, cy, w, h).
+        gt_instances: With ``bboxes`` (G, 4) in pixels and ``labels`` (G,), one per image.
+        metas: mmdet's, with ``img_shape``, one per image.
+        least: As in :func:`losses_of_near_boxes`. The best prediction of every object counts as near.
+
+    Returns:
+        ``d0.loss_cls`` ... of the K blocks: the targets of near predictions are their IoUs, the sums are
+        divided by how many are near on average.
+    """
+    blocks = len(boxes)
+    pixels = (bbox_cxcywh_to_xyxy(boxes) * image_sizes(boxes, metas)[:, None]).detach()
+    labels = torch.full(boxes.shape[:3], head.num_classes, dtype=torch.long, device=boxes.device)
+    quality = torch.zeros_like(pixels[..., 0])
+    for image, gt in enumerate(gt_instances):
+        if len(gt):
+            overlaps = bbox_overlaps(pixels[:, image], gt.bboxes.expand(blocks, -1, -1))
+            overlap, nearest = overlaps.max(dim=-1)
+            best = torch.zeros_like(overlap, dtype=torch.bool).scatter_(1, overlaps.argmax(dim=1), True)
+            near = best | (overlap >= least)
+            labels[:, image][near] = gt.labels[nearest[near]]
+            quality[:, image][near] = overlap[near]
+    found = (labels < head.num_classes).sum() / blocks
+    number = reduce_mean(found.to(boxes.dtype)).clamp(min=1)
+    target = (labels.flatten(), quality.flatten())
+    loss = head.loss_cls(logits.flatten(0, 2), target, reduction_override="none")
+    sums = loss.reshape(blocks, -1).sum(1) / number
+    return {f"d{k}.loss_cls": sums[k] for k in range(blocks)}

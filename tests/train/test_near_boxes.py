@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from small_head import SMALL  # noqa: E402
 from test_denoising import features, samples  # noqa: E402
 
 from mmdet_mobileformer import E2EMFTrainingHead  # noqa: E402
-from mmdet_mobileformer.train.near_boxes import losses_of_near_boxes  # noqa: E402
+from mmdet_mobileformer.train.near_boxes import (  # noqa: E402
+    classes_of_near_boxes,
+    losses_of_near_boxes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +103,61 @@ def test_the_head_trains_with_it_and_predicts_without() -> None:
 def test_near_is_an_overlap(near: float) -> None:
     with pytest.raises(ValueError, match="give an IoU between 0 and 1"):
         E2EMFTrainingHead(near=near, **SMALL)
+
+
+QUALITY = dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=3.0)
+
+
+def test_near_boxes_learn_their_overlap_as_quality() -> None:
+    """One block, two images of 64 px, three queries: exact, far, and the only one at its object."""
+    some = samples([[0.0, 0.0, 32.0, 32.0], [32.0, 32.0, 64.0, 64.0]], [])
+    at, far = torch.tensor([0.25, 0.25, 0.5, 0.5]), torch.tensor([0.75, 0.25, 0.1, 0.1])
+    # An overlap of 0.16: not near, but the best that there is.
+    small = torch.tensor([0.75, 0.75, 0.2, 0.2])
+    boxes = torch.stack((torch.stack((at, far, small)), torch.stack((at, far, small))))[None]
+    head = E2EMFTrainingHead(near=0.5, near_classes=1, **{**SMALL, "loss_cls": QUALITY})
+    logits = torch.zeros(1, 2, 3, head.num_classes, requires_grad=True)
+    metas = [sample.metainfo for sample in some]
+    found = classes_of_near_boxes(head, logits, boxes, [s.gt_instances for s in some], metas, 0.5)
+    assert set(found) == {"d0.loss_cls"}
+    # At a score of 0.5 a target of q costs |q - 0.5|^2 ln 2; all else are targets of 0.
+    targets = torch.zeros(2, 3, head.num_classes)
+    targets[0, 0, some[0].gt_instances.labels[0]] = 1.0
+    targets[0, 2, some[0].gt_instances.labels[1]] = 0.16
+    by_hand = 3 * ((targets - 0.5) ** 2 * math.log(2)).sum() / 2
+    torch.testing.assert_close(found["d0.loss_cls"], by_hand, rtol=1e-4, atol=1e-4)
+    found["d0.loss_cls"].backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    # Only what is better than its score is pushed up.
+    assert (logits.grad[0] < 0).nonzero().tolist() == [[0, 0, int(some[0].gt_instances.labels[0])]]
+
+
+def test_only_the_first_predictions_classes_are_one_to_many() -> None:
+    torch.manual_seed(1)
+    settings = {**SMALL, "loss_cls": QUALITY}
+    model = E2EMFTrainingHead(near=0.1, near_classes=1, **settings)
+    plain = E2EMFTrainingHead(near=0.1, **settings)
+    plain.load_state_dict(model.state_dict())
+    feats = features()
+    for some in (samples([[4.0, 5.0, 30.0, 40.0]], [[10.0, 10.0, 50.0, 60.0]]), samples([], [])):
+        found, without = model.loss(feats, some), plain.loss(feats, some)
+        assert set(found) == set(without)
+        changed = {name for name in found if not torch.allclose(found[name], without[name])}
+        assert changed == ({"d0.loss_cls"} if len(some[0].gt_instances) else set())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(near=0.4, near_classes=-1), "near_classes is -1"),
+        (dict(near=0.4, near_classes=99), "near_classes is 99: give 0 to"),
+        (dict(near_classes=1), "needs near"),
+        (dict(near=0.4, near_classes=1, loss_cls=None), "needs near, and QualityFocalLoss"),
+    ],
+)
+def test_near_classes_are_checked(settings: dict[str, Any], message: str) -> None:
+    arguments = {**SMALL, "loss_cls": QUALITY, **settings}
+    if arguments["loss_cls"] is None:
+        arguments.pop("loss_cls")
+    with pytest.raises(ValueError, match=message):
+        E2EMFTrainingHead(**arguments)
