@@ -1,7 +1,8 @@
 # E2E-MF-96M with a recipe that learns many times faster than the paper's (ours); configs/e2emf_96m_coco.py
 # is the paper's at the same size. Inference is E2EMF's: 100 queries, no NMS, no parameter more. What stands
 # here for training only (denoising queries, the dense head) is taken off by tools/model_converters/publish_model.py.
-# Each part can be switched off alone, and is measured so: tools/benchmarks/ablation.py. Not trained on COCO by us.
+# Each part can be switched off alone; tools/benchmarks/ablation.py does so with the demo's recipe, which has the
+# same parts. Not trained on COCO by us.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/coco_edge.py',

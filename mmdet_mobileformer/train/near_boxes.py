@@ -10,7 +10,7 @@ need not: how good a box is can be learned from all near ones, and told to the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,12 +42,10 @@ def losses_of_near_boxes(
     pixels = bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
     near = torch.zeros(boxes.shape[:3], dtype=torch.bool, device=boxes.device)
     goals = torch.zeros_like(pixels)
-    for image, gt in enumerate(gt_instances):
-        if len(gt):
-            overlaps = bbox_overlaps(pixels[:, image].detach(), gt.bboxes.expand(blocks, -1, -1))
-            overlap, nearest = overlaps.max(dim=-1)
-            near[:, image] = overlap >= least
-            goals[:, image] = gt.bboxes[nearest]
+    for image, gt, overlaps in _overlaps(pixels, gt_instances):
+        overlap, nearest = overlaps.max(dim=-1)
+        near[:, image] = overlap >= least
+        goals[:, image] = gt.bboxes[nearest]
     block, images, _ = near.nonzero(as_tuple=True)
     number = reduce_mean(boxes.new_tensor([len(block) / blocks])).clamp(min=1)
     shares = bbox_xyxy_to_cxcywh(goals[near] / sizes[images])
@@ -90,20 +88,26 @@ def classes_of_near_boxes(
         divided by how many are near on average.
     """
     blocks = len(boxes)
-    pixels = (bbox_cxcywh_to_xyxy(boxes) * image_sizes(boxes, metas)[:, None]).detach()
+    pixels = bbox_cxcywh_to_xyxy(boxes) * image_sizes(boxes, metas)[:, None]
     labels = torch.full(boxes.shape[:3], head.num_classes, dtype=torch.long, device=boxes.device)
-    quality = torch.zeros_like(pixels[..., 0])
-    for image, gt in enumerate(gt_instances):
-        if len(gt):
-            overlaps = bbox_overlaps(pixels[:, image], gt.bboxes.expand(blocks, -1, -1))
-            overlap, nearest = overlaps.max(dim=-1)
-            best = torch.zeros_like(overlap, dtype=torch.bool).scatter_(1, overlaps.argmax(dim=1), True)
-            near = best | (overlap >= least)
-            labels[:, image][near] = gt.labels[nearest[near]]
-            quality[:, image][near] = overlap[near]
+    quality = pixels.new_zeros(boxes.shape[:3])
+    for image, gt, overlaps in _overlaps(pixels, gt_instances):
+        overlap, nearest = overlaps.max(dim=-1)
+        best = torch.zeros_like(overlap, dtype=torch.bool).scatter_(1, overlaps.argmax(dim=1), True)
+        near = best | (overlap >= least)
+        labels[:, image][near] = gt.labels[nearest[near]]
+        quality[:, image][near] = overlap[near]
     found = (labels < head.num_classes).sum() / blocks
     number = reduce_mean(found.to(boxes.dtype)).clamp(min=1)
     target = (labels.flatten(), quality.flatten())
     loss = head.loss_cls(logits.flatten(0, 2), target, reduction_override="none")
     sums = loss.reshape(blocks, -1).sum(1) / number
     return {f"d{k}.loss_cls": sums[k] for k in range(blocks)}
+
+
+def _overlaps(pixels: Tensor, gt_instances: Sequence[Any]) -> Iterator[tuple[int, Any, Tensor]]:
+    """Of every image that has objects its number, the objects, and the boxes' IoUs with them (K, Q, G)."""
+    for image, gt in enumerate(gt_instances):
+        if len(gt):
+            boxes = pixels[:, image].detach()
+            yield image, gt, bbox_overlaps(boxes, gt.bboxes.expand(len(boxes), -1, -1))
