@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .backbone import MIN_SIZE
-from .head import padding_mask
+from .padding import padding_mask
 
 
 @MODELS.register_module()

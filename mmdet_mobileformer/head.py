@@ -22,39 +22,11 @@ from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from .head_boxes import BoxesOfQueries, at_least_float32, full_precision
 from .head_losses import losses_of_blocks
 from .head_read import BoxReader
-from .head_reference import (
-    LAYOUTS,
-    Place,
-    Queries,
-    embed_centres,
-    grid_boxes,
-    told_heads,
-)
+from .head_reference import LAYOUTS, Place, Queries, embed_centres, grid_boxes, told_heads
 from .head_rivals import told_former_heads
 from .layers import Look, MobileToFormer
 from .matching import is_hungarian
-
-
-def padding_mask(batch_data_samples: Sequence[Any] | None, batch_inputs: Tensor) -> Tensor | None:
-    """Padding mask of a batch from its data samples.
-
-    Args:
-        batch_data_samples: mmdet's data samples, whose ``img_shape`` is the valid size; or None.
-        batch_inputs: Images or any tensor on their device.
-
-    Returns:
-        (N, H, W), True where padded; None if nothing is padded.
-    """
-    if not batch_data_samples:
-        return None
-    height, width = batch_data_samples[0].batch_input_shape
-    shapes = [sample.img_shape[:2] for sample in batch_data_samples]
-    if all(tuple(shape) == (height, width) for shape in shapes):
-        return None
-    mask = torch.ones(len(shapes), height, width, dtype=torch.bool, device=batch_inputs.device)
-    for index, (valid_height, valid_width) in enumerate(shapes):
-        mask[index, :valid_height, :valid_width] = False
-    return mask
+from .padding import padding_mask
 
 
 @MODELS.register_module()
@@ -90,7 +62,8 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         size_aware: Whether a block that changes a reference box knows its size: the embedding of its
             sides is added to what the change is predicted from.
         rivals: Whether some heads of the queries' self-attention read better-scored queries whose boxes
-            overlap; see :mod:`mmdet_mobileformer.head_rivals`. Needs ``reference_boxes``.
+            overlap; see :mod:`mmdet_mobileformer.head_rivals`. After the closing layer the last
+            block's Former shares among the queries once more. Needs ``reference_boxes``.
         read_boxes: Whether boxes are read from the finest map, too; see
             :mod:`mmdet_mobileformer.head_read`. Needs ``reference_boxes``.
         query_init: Start of the learned queries: ``'normal'`` (DETR's, the default), ``'zeros'``
@@ -285,7 +258,8 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
                 position, look = self._locate(queries, place, scale_mask)
                 x, queries.content = block(
                     x, queries.content, position, scale_mask, pos, look, queries.apart,
-                    None if extra is None else self.num_queries, self.rivals_of(queries),
+                    None if extra is None else self.num_queries,
+                    self.rivals_of(queries, place, read, scale_mask),
                 )
                 queries.position = block.adapt(queries.position, queries.content)
                 states.append(queries.content)
@@ -299,6 +273,12 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         if self.closing is not None:
             position, look = self._locate(queries, place, scale_mask)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
+            tell = self.rivals_of(queries, place, read, scale_mask)
+            if tell is not None:
+                # Scores have changed since the last block, and with them who is better.
+                former = cast(E2EMFBlock, cast(HeadScale, self.scales[-1]).blocks[-1]).former
+                shares = tell(queries.content)
+                queries.content = former(queries.content, position, queries.apart, shares)
             states.append(queries.content)
             with full_precision(queries.content):
                 boxes.append(self.refine_boxes(queries, place, read, scale_mask))

@@ -51,16 +51,36 @@ class BoxesOfQueries:
 
         What is ``read`` from the finest map, if it is there already, comes with its place and padding mask.
         """
-        boxes = self.boxes_of(queries.content, queries.reference)
-        if queries.reference is None:
-            return boxes
-        if read is not None and place is not None:
-            boxes = mean_with_read(read, mask, place, queries.reference, boxes)
-        queries.reference = boxes.detach()
+        boxes = self._boxes(queries.content, queries.reference, place, read, mask)
+        if queries.reference is not None:
+            queries.reference = boxes.detach()
         return boxes
 
-    def rivals_of(self, queries: Queries) -> Callable[[Tensor], Tensor] | None:
-        """How a block tells the queries' rivals: by what its content predicts before it is shared."""
+    def _boxes(
+        self,
+        content: Tensor,
+        reference: Tensor | None,
+        place: Place | None,
+        read: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """Boxes by content, and by the map if they are read."""
+        boxes = self.boxes_of(content, reference)
+        if read is None or place is None or reference is None:
+            return boxes
+        return mean_with_read(read, mask, place, reference, boxes)
+
+    def rivals_of(
+        self,
+        queries: Queries,
+        place: Place | None = None,
+        read: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Callable[[Tensor], Tensor] | None:
+        """How the queries' rivals are told: by what their content predicts before it is shared.
+
+        Arguments as of :meth:`refine_boxes`.
+        """
         if not self.rivals:
             return None
         reference, apart = queries.reference, queries.apart
@@ -69,7 +89,8 @@ class BoxesOfQueries:
         def rivals(content: Tensor) -> Tensor:
             with full_precision(content):
                 scores = self.fc_cls(at_least_float32(content)).amax(dim=-1)
-                return rival_shares(self.boxes_of(content, reference), scores, apart)
+                boxes = self._boxes(content, reference, place, read, mask)
+                return rival_shares(boxes, scores, apart)
 
         return rivals
 

@@ -22,11 +22,14 @@ from torch import Tensor
 
 #: IoU from which on a better query is a rival rather than not, how sharply, and the odds at most:
 #: ``(IoU / SEEN_FROM) ** STEEPNESS``, of which the logarithm is at most ``SURE``.
-SEEN_FROM = 0.4
+SEEN_FROM = 0.6
 STEEPNESS = 8.0
 SURE = 4.0
-#: How sharply a score is better, per logit. Smooth, so that rounding does not decide what is seen.
-SHARPNESS = 10.0
+#: How sharply a score is better, per logit, and by how many logits it has to be for even odds. Queries on an
+#: object that is hard to tell have scores that differ little: the best one must not see all the others.
+#: Smooth, so that rounding does not decide what is seen.
+SHARPNESS = 100.0
+MARGIN = 0.06
 #: Of how many heads one reads the rivals.
 ONE_OF = 4
 #: Score of a query for itself, and the least IoU whose logarithm is taken.
@@ -54,7 +57,7 @@ def rival_shares(boxes: Tensor, scores: Tensor, apart: Tensor | None = None) -> 
     odds = STEEPNESS * (overlap.clamp(min=LEAST_IOU).log() - math.log(SEEN_FROM))
     gap = scores[:, None, :] - scores[:, :, None]
     # The logarithm of a sigmoid.
-    better = -F.softplus(-SHARPNESS * gap)
+    better = -F.softplus(SHARPNESS * (MARGIN - gap))
     # ONNX Runtime has no torch.eye of booleans.
     index = torch.arange(scores.shape[1], device=scores.device)
     itself = index[:, None] == index

@@ -45,11 +45,18 @@ def test_only_better_queries_whose_boxes_overlap_are_rivals() -> None:
 
 
 def test_odds_are_one_to_one_at_the_overlap_from_which_on_a_query_is_seen() -> None:
-    # Two squares of side 0.2 whose IoU is 0.4 when they are shifted by 0.2 * (1 - 4 / 7).
-    shift = 0.2 * (1 - 2 * 0.4 / 1.4)
+    # Two squares of side 0.2 whose IoU is 0.6 when they are shifted by 0.2 * (1 - 3 / 4).
+    shift = 0.2 * (1 - 2 * 0.6 / 1.6)
     boxes = torch.tensor([[[0.4, 0.4, 0.2, 0.2], [0.4 + shift, 0.4, 0.2, 0.2]]])
     shares = rival_shares(boxes.logit(), torch.tensor([[0.0, 9.0]]))
     assert shares[0, 0, 1].item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_best_of_many_alike_has_no_rivals() -> None:
+    boxes = torch.tensor([0.3, 0.3, 0.2, 0.2]).expand(1, 20, 4).logit()
+    seen = rival_shares(boxes, torch.arange(20)[None] / 10).sum(dim=-1)
+    assert seen[0, -1] < 0.02
+    assert seen[0, :-1].min() > 0.9
 
 
 def test_rounding_does_not_decide_who_is_better() -> None:
@@ -72,18 +79,25 @@ def test_a_told_head_reads_what_it_is_told_to() -> None:
     queries, keys = (x.unflatten(-1, (4, 8)).transpose(1, 2) for x in (
         plain.query(tokens + position) * 8**-0.5, tokens + position))
     weights = (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
-    # Told what the plain one asks for, it reads the same.
-    expected = plain(tokens, position)
-    torch.testing.assert_close(former(tokens, position, shares=weights[:, 0]), expected)
+    # Told what the plain one asks for, it reads the same, and how much that is: all.
+    def known(read: torch.Tensor) -> torch.Tensor:
+        updated = former.norm(tokens + former.out(read))
+        return former.ffn_norm(updated + former.fc2(torch.nn.functional.gelu(former.fc1(updated))))
+
+    whole = (weights @ tokens.unflatten(-1, (4, 8)).transpose(1, 2)).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(plain(tokens, position), known(whole))
+    amount = torch.zeros(32)
+    amount[:8] = 1
+    told = former(tokens, position, shares=weights[:, 0])
+    torch.testing.assert_close(told, known(whole + amount))
+    half = torch.cat((whole[..., :8] / 2, whole[..., 8:]), dim=-1)
+    told = former(tokens, position, shares=weights[:, 0] / 2)
+    torch.testing.assert_close(told, known(half + amount / 2))
     # Told nothing, its channels are zeros, and what it would have asked for does not matter.
     former.query.weight.data[:8] = 7.0
-    read = (weights @ tokens.unflatten(-1, (4, 8)).transpose(1, 2))[:, 1:].transpose(1, 2).flatten(2)
-    updated = former.norm(tokens + former.out(torch.cat((torch.zeros(1, 3, 8), read), dim=-1)))
-    hidden = torch.nn.functional.gelu(former.fc1(updated))
     nothing = torch.zeros(1, 3, 3)
-    torch.testing.assert_close(
-        former(tokens, position, shares=nothing), former.ffn_norm(updated + former.fc2(hidden))
-    )
+    unread = torch.cat((torch.zeros(1, 3, 8), whole[..., 8:]), dim=-1)
+    torch.testing.assert_close(former(tokens, position, shares=nothing), known(unread))
     # The others do not read what they may not.
     apart = torch.tensor([[False, True, True], [True, False, False], [True, False, False]])
     other = tokens.clone()
@@ -109,6 +123,20 @@ def test_queries_learn_of_their_rivals() -> None:
         total = sum(part.sum() for part in model(feats))
         total.backward()  # type: ignore[union-attr]
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("rivals, closing, calls", [(True, True, 2), (False, True, 1), (True, False, 1)])
+def test_queries_share_once_more_after_the_closing_layer(rivals: bool, closing: bool, calls: int) -> None:
+    model = E2EMFHead(rivals=rivals, closing=closing, **SMALL).eval()
+    found: list[torch.Tensor] = []
+    # By the layers that it has already.
+    model.scales[-1].blocks[-1].former.register_forward_hook(lambda *_: found.append(_[2]))
+    feats = [torch.randn(1, c, 64 // s, 64 // s) for c, s in ((24, 8), (64, 16), (96, 32))]
+    with torch.no_grad():
+        states, boxes = model.refine(feats)
+    assert len(found) == calls
+    assert torch.equal(found[-1], states[-1]) == (rivals or not closing)
+    assert len(states) == len(boxes) == 4 + closing
 
 
 def test_rivals_need_boxes() -> None:

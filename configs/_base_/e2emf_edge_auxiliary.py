@@ -13,6 +13,8 @@ model = dict(
             group_cfg=dict(dynamic=True, num_dn_queries=40)),
         # Boxes beside a matched one learn its object, too.
         near=0.4,
+        # And of all but the last two predictions the class: only then one query of an object is chosen.
+        near_classes=3,
         # As many weights as with four.
         num_heads=8,
         # Short trainings from scratch do not overfit.

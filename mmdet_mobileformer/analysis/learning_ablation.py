@@ -31,6 +31,7 @@ PARTS = {
     "denoising": "denoising queries (or none)",
     "dense": "dense auxiliary head (or none)",
     "near": "boxes near an object learn it, matched or not (or matched ones alone)",
+    "near_classes": "and of all but the last two predictions the class (or matched ones alone)",
     "boxes": "reference boxes (or learned queries)",
     "rivals": "queries see better ones on their object (or learn to tell)",
     "read": "boxes are read from the finest map, too (or told by contents alone)",
@@ -42,6 +43,8 @@ PARTS = {
 }
 #: Parts that need the queries' boxes, by the option of the head that they are.
 _OF_BOXES = {"rivals": "rivals", "read": "read_boxes"}
+#: Parts that need others, and those.
+_NEEDS = {**{part: {"boxes"} for part in _OF_BOXES}, "near_classes": {"near", "quality"}}
 #: AdamW's learning rate as a share of MuonAdamW's: the one that trials chose while the recipe had AdamW
 #: (docs/learning/results.jsonl).
 ADAMW_LR = 1 / 2
@@ -77,6 +80,8 @@ def options_of(active: Iterable[str]) -> dict[str, Any]:
         options[f"{head}denoising"] = None
     if "near" not in parts:
         options[f"{head}near"] = None
+    if not {"near_classes", *_NEEDS["near_classes"]} <= parts:
+        options[f"{head}near_classes"] = 0
     if "dense" not in parts:
         options["model.aux_head"] = None
     if "boxes" not in parts:
@@ -137,17 +142,16 @@ def variants() -> dict[str, Variant]:
             Variant(f"without_{part}", title, "left out", options_of(without), ema=part != "ema")
         )
     for part, title in PARTS.items():
-        kept = {part}
-        if part in _OF_BOXES:
-            kept, title = {"boxes", part}, f"{title}, with boxes"
+        needed = _NEEDS.get(part, set())
+        kept = {part} | needed
+        if needed:
+            title = f"{title}, with {' and '.join(sorted(needed))}"
         made.append(Variant(f"only_{part}", title, "alone", options_of(kept), ema=part == "ema"))
     head, group = "model.bbox_head.", "added to the recipe or changed in it"
     varifocal = dict(_delete_=True, type="VarifocalQualityLoss", loss_weight=2.0)
     made += [
         Variant("varifocal", "varifocal instead of quality focal loss", group,
                 {f"{head}loss_cls": varifocal}),
-        Variant("near_classes", "classes of the first three predictions one to many, too", group,
-                {f"{head}near_classes": 3}),
         Variant("groups_2", "two further groups of queries, one to many", group,
                 {f"{head}groups": 2}),
         Variant("groups_2_not_dense", "the groups instead of the dense head", group,

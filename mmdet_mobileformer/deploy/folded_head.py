@@ -11,10 +11,11 @@ from mmdet.models.dense_heads import DETRHead
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor, nn
 
-from ..head import E2EMFHead, padding_mask
+from ..head import E2EMFHead
 from ..head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
 from ..head_boxes import BoxesOfQueries
 from ..head_reference import Place, Queries, embed_centres, told_heads
+from ..padding import padding_mask
 from .folded_tokens import FoldedFormer, FoldedUpdate, Products, asking_parts, linear_parts
 from .parts import (
     Asking,
@@ -243,7 +244,8 @@ class FoldedHead(BoxesOfQueries, nn.Module):
             for index, part in enumerate(scale.blocks):
                 block = cast(FoldedHeadBlock, part)
                 content = block.tokens(
-                    queries.content, located, done, gate, self.rivals_of(queries)
+                    queries.content, located, done, gate,
+                    self.rivals_of(queries, place, read, scale_mask),
                 )
                 queries.content = content
                 if block.adapt_position is not None:
@@ -269,6 +271,10 @@ class FoldedHead(BoxesOfQueries, nn.Module):
             x, coarser_mask = done.x, scale_mask
         if self.closing is not None:
             queries.content = self.closing(queries.content, done.attended, gate)
+            tell = self.rivals_of(queries, place, read, scale_mask)
+            if tell is not None:
+                last = cast(FoldedHeadBlock, cast(FoldedHeadScale, self.scales[-1]).blocks[-1])
+                queries.content = last.former(queries.content, located, tell(queries.content))
             if queries.reference is not None:
                 self.refine_boxes(queries, place, read, scale_mask)
         boxes = queries.reference

@@ -93,6 +93,6 @@ class FoldedFormer(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         attended = attended.transpose(1, 2).flatten(2)
         if shares is not None:
-            attended = torch.cat((shares @ tokens[..., : self.first], attended), dim=-1)
+            attended = torch.cat((shares @ (tokens[..., : self.first] + 1), attended), dim=-1)
         tokens = self.norm(tokens + self.out(attended))
         return self.ffn_norm(tokens + self.fc2(F.gelu(self.fc1(tokens))))

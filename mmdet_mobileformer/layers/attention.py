@@ -277,7 +277,7 @@ class Former(nn.Module):
 
         ``query_pos`` (N, T, d) is added to queries and keys. ``apart`` (T, T) is True where a token
         may not read another. ``shares`` (N, T, T) are the weights of the heads that are told; of a row
-        that sums to less than one the rest is nothing that is read.
+        that sums to less than one the rest is nothing that is read. How much is read is added to what is.
         """
         located = _add(tokens, query_pos)
         first = self.told * (tokens.shape[-1] // self.num_heads)
@@ -294,7 +294,8 @@ class Former(nn.Module):
             F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         )
         if shares is not None:
-            read = shares.to(tokens.dtype) @ tokens[..., :first]
+            # Values are raw tokens, of which none tells that there is something to read.
+            read = shares.to(tokens.dtype) @ (tokens[..., :first] + 1)
             attended = torch.cat((read, attended), dim=-1)
         update = self.drop_path(self.dropout(self.out(attended)))
         tokens = self.norm(tokens + update)

@@ -18,10 +18,11 @@ from mmdet.registry import MODELS
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from ..head import E2EMFHead, padding_mask
+from ..head import E2EMFHead
 from ..head_blocks import HeadScale
 from ..head_losses import Matches, losses_of_matches
 from ..head_reference import Queries, embed_centres
+from ..padding import padding_mask
 from .near_boxes import classes_of_near_boxes, losses_of_near_boxes
 
 

@@ -18,6 +18,10 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 #: An orthogonal update, made as large as AdamW's usually are: then one learning rate suits both.
 RMS_OF_ADAMW = 0.2
+#: Least size of an update (Frobenius norm) that is made orthogonal, torch.optim.Muon's. What is smaller is no
+#: direction to go: the average of gradients that have ended. Where squares underflow, the size is wrong and
+#: the iteration diverges.
+LEAST_SIZE = 1e-7
 #: Matrices with fewer rows or columns are better off with a rate for each weight.
 LEAST_SIDE = 8
 
@@ -158,6 +162,8 @@ def is_matrix(parameter: Tensor) -> bool:
 def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest matrices whose singular values are about one, by Newton and Schulz.
 
+    Those smaller than :data:`LEAST_SIZE` stay the smaller the smaller they are.
+
     Args:
         matrices: (N, A, B) with A <= B.
 
@@ -166,7 +172,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     a, b, c = QUINTIC
     size = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
-    matrices = matrices / size.clamp(min=1e-20)
+    matrices = matrices / size.clamp(min=LEAST_SIZE)
     for _ in range(ITERATIONS):
         gram = matrices @ matrices.transpose(1, 2)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

@@ -80,6 +80,15 @@ def test_what_needs_boxes_is_measured_with_boxes(part: str, option: str) -> None
     assert whole == without
 
 
+def test_classes_of_near_boxes_need_near_boxes_and_quality() -> None:
+    names = ("fast", "without_near", "without_quality", "without_near_classes", "only_near_classes")
+    heads = [config(name).model.bbox_head for name in names]
+    assert [head.near_classes for head in heads] == [3, 0, 0, 0, 3]
+    assert heads[3].near and heads[4].near and heads[4].loss_cls.type == "QualityFocalLoss"
+    assert [config(f"only_{name}").model.bbox_head.near_classes for name in ("near", "quality")] == [0, 0]
+    assert not heads[4].reference_boxes
+
+
 def test_adamw_has_its_own_learning_rate() -> None:
     rate = config("fast").optim_wrapper.optimizer.lr
     for name, factor in (("without_muon", 1 / 2), ("only_dense", 1 / 2), ("only_muon", 1.0)):

@@ -54,7 +54,7 @@ def test_all_else_moves_as_adamw_moves_it() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
 def test_updates_are_about_orthogonal_however_large(dtype: torch.dtype, scale: float) -> None:
     matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
     # Singular values that differ a hundredfold.
@@ -63,6 +63,20 @@ def test_updates_are_about_orthogonal_however_large(dtype: torch.dtype, scale: f
     found = torch.linalg.svdvals(orthogonal(matrices.to(dtype)).float())
     assert found.max() < 1.3 and found.min() > 0.3
     assert not orthogonal(torch.zeros(1, 8, 8)).any()
+
+
+@pytest.mark.parametrize("exponent", range(8, 46, 2))
+def test_gradients_that_have_ended_move_nothing(exponent: int) -> None:
+    """As the average fades, its squares underflow: at once where denormals are flushed, as in training."""
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    try:
+        made = orthogonal(torch.randn(1, 32, 384) * 10.0**-exponent)
+    finally:
+        torch.set_flush_denormal(False)
+    # The random matrix has a norm of about 110, and singular values of about 20.
+    assert made.abs().max() < (1.0 if exponent < 12 else 0.1)
+    assert made.isfinite().all()
 
 
 def test_gradients_stay_and_parameters_without_any_do_not_move() -> None:
