@@ -25,7 +25,6 @@ from .benchmark.run import describe_machine
 from .curves import read_log
 from .learning import TASKS, Places, Run
 from .learning_config import config_hash, run_config, split_training_set
-from .learning_loss import selection_loss
 
 #: Wall time of a run over its minutes: start, validations, tests.
 OVERHEAD = 1.25
@@ -45,7 +44,6 @@ class Result:
         cpu: The processor and the instructions torch uses of it: minutes of one are not those of another.
         curve: (minutes, AP on the 200 pictures of choices).
         select_ap, select_ap50: AP and AP50 on these after the last step.
-        select_loss: :func:`~.learning_loss.selection_loss` on these, by which trials are compared; of trials alone.
         ap, ap50: The same on the validation set; of reported rows alone.
         diverged: Whether the training stopped at a loss or gradient that was not finite.
         finished: Time stamp, UTC.
@@ -69,7 +67,6 @@ class Result:
     curve: list[tuple[float, float]] = field(default_factory=list)
     select_ap: float = 0.0
     select_ap50: float = 0.0
-    select_loss: float | None = None
     ap: float | None = None
     ap50: float | None = None
     diverged: bool = False
@@ -214,8 +211,7 @@ def execute(run: Run, places: Places, root: Path, work_dir: Path, keep: bool = F
     folder = work_dir / "runs" / f"{stamp}-{run.task}-{run.model}-{digest}-{run.seed}"
     folder.mkdir(parents=True)
     config = folder / "config.py"
-    cfg = run_config(run, places)
-    cfg.dump(str(config))
+    run_config(run, places).dump(str(config))
     common = dict(
         kind=run.kind, task=run.task, model=run.model, config=run.config, config_hash=digest,
         commit=code_state(root), seed=run.seed, lr=run.lr, augmentation=run.augmentation,
@@ -239,8 +235,6 @@ def execute(run: Run, places: Places, root: Path, work_dir: Path, keep: bool = F
         raise RuntimeError(f"{run.label}: the training was cut, see {folder / 'train.txt'}")
     checkpoint = Path((trained / "last_checkpoint").read_text().strip())
     scores: dict[str, Any] = {}
-    if run.kind == "trial":
-        scores = dict(select_loss=round(selection_loss(cfg, checkpoint), 4))
     if run.kind == "report":
         tested = folder / "test"
         command = [sys.executable, str(root / "tools" / "test.py"), str(config), str(checkpoint)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -19,8 +18,7 @@ class Search:
 
     The learning rates of the first trials are the config's, half and twice of it. While the best is
     the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
-    learning rate. The best trial is trained for the whole budget and reported. Trials are compared by their
-    loss on the pictures of choices, which tells more than their AP (:mod:`.learning_loss`).
+    learning rate. The best trial, by AP50, is trained for the whole budget and reported.
 
     Args:
         task: Key of the tasks.
@@ -40,9 +38,7 @@ class Search:
         self.candidate = candidate
         self.settings = settings or Settings()
         cpu = self.settings.cpu
-        self.done = known(
-            result for result in results if cpu in (None, result.cpu) and _compares(result)
-        )
+        self.done = known(result for result in results if cpu in (None, result.cpu))
         self.base = base_lr(candidate.config)
 
     def missing(self) -> list[Run]:
@@ -93,14 +89,7 @@ class Search:
 
     def _score(self, run: Run) -> float:
         result = find(run, self.done)
-        if result is None or result.diverged or result.select_loss is None:
-            return -math.inf
-        return -result.select_loss
-
-
-def _compares(result: Result) -> bool:
-    """Whether a result counts: trials from before losses were measured do not."""
-    return result.kind != "trial" or result.diverged or result.select_loss is not None
+        return -1.0 if result is None or result.diverged else result.select_ap50
 
 
 def chosen(

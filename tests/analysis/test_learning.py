@@ -72,8 +72,6 @@ def result_of(run: Run, ap: float, **values: Any) -> Result:
     )
     if run.kind == "report":
         common.update(ap=ap - 0.01, ap50=2 * ap)
-    if run.kind == "trial":
-        common.update(select_loss=1 - ap)
     names = ("kind", "task", "model", "config", "seed", "lr", "augmentation", "minutes",
              "processes", "threads")
     return Result(**{**{name: getattr(run, name) for name in names}, **common, **values})
@@ -253,7 +251,8 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
         (name, 2 * rate) for name in AUGMENTATIONS[1:]
     ]
     assert "then at least 15 minutes more" in describe([Search("shapes", candidate, results)])
-    results += [result_of(run, ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
+    # AP50 decides, not AP.
+    results += [result_of(run, ap, select_ap=0.9 - ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
     (report,) = missing()
     assert (report.kind, report.minutes, report.augmentation, report.lr) == (
         "report", 15, "mosaic", 2 * rate,
@@ -261,11 +260,6 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     results.append(result_of(report, 0.45))
     assert missing() == []
     assert describe([Search("shapes", candidate, results)]) == "all runs are done"
-    # Trials from before losses were measured count as missing; the loss decides, not the AP.
-    old = [replace(r, select_loss=None) if r.lr == first[0].lr else r for r in results]
-    assert Search("shapes", candidate, old).missing() == first[:1]
-    lucky = [replace(r, select_ap=0.9) if r.lr == first[1].lr else r for r in results]
-    assert Search("shapes", candidate, lucky).missing() == []
     # Runs of another processor, trials too, are repeated when that is asked for.
     assert Search("shapes", candidate, results, Settings(cpu="another")).missing() == first
     assert Search("shapes", candidate, results, Settings(cpu=results[0].cpu)).missing() == []
@@ -374,9 +368,6 @@ def test_a_run_is_trained_measured_and_reported(places: Places, tmp_path: Path) 
     assert result.cpu.endswith(torch.backends.cpu.get_cpu_capability())
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "config.py").is_file() and not list(folder.rglob("*.pth"))
-    assert result.select_loss is None
-    trial = execute(replace(run, kind="trial"), places, ROOT, tmp_path / "trial")
-    assert trial.select_loss is not None and trial.select_loss > 0 and trial.ap is None
     # A training that fails is no result.
     with pytest.raises(RuntimeError, match="the training failed, see"):
         execute(run, Places(str(tmp_path / "nowhere"), places.split), ROOT, tmp_path)
