@@ -3,5 +3,5 @@ _base_ = '../../e2emf_96m_coco_fast.py'
 
 model = dict(
     backbone=dict(arch='52m'),
-    # Denoising queries cost more steps than they are worth in half an hour.
+    # Half an hour of a CPU has few steps, of which denoising queries would cost some.
     bbox_head=dict(arch='52m', denoising=None))
