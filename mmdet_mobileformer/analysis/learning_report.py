@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -11,45 +12,78 @@ from typing import Any
 import numpy as np
 
 from .learning import CANDIDATES, TASKS
-from .learning_runs import Result
+from .learning_runs import Result, is_current
 
 _INK, _GRID = "#222222", "#eceff2"
 _OURS = ("#c2410c", "#e8a33d", "#8f1d5c", "#5b4a9e", "#a8a29e")
 _PEERS = ("#1f5fa8", "#3f8f8b", "#6b7280", "#7aa6d6")
 
 
-def rows(results: Iterable[Result], task: str) -> list[list[Result]]:
-    """Reported results of a task: a list per model, one result per seed, the best AP first.
+@dataclass(frozen=True)
+class Row:
+    """A model on a processor.
 
-    Of several results of one model and seed the last counts; models that no longer take part are left out.
+    Attributes:
+        results: One per seed, of the settings that are better on the pictures of choices.
+        others: Those of the settings that were trained for the whole budget, too, one list per settings.
+        trials: How many trials chose the settings; None for a recipe of before, whose trials are not told
+            from those of others.
     """
-    latest: dict[tuple[str, int], Result] = {}
+
+    results: list[Result]
+    others: list[list[Result]]
+    trials: int | None
+
+    @property
+    def first(self) -> Result:
+        """The first seed's result."""
+        return self.results[0]
+
+    @property
+    def title(self) -> str:
+        """The model's name in tables and pictures."""
+        before = ", a recipe before" if self.trials is None else ""
+        return f"{CANDIDATES[self.first.model].title}{before}"
+
+    @property
+    def select_ap(self) -> str:
+        """AP on the pictures of choices, with that of the other settings."""
+        text = _spread([r.select_ap for r in self.results])
+        for other in self.others:
+            ap = mean(r.select_ap for r in other)
+            text += f"; {ap:.3f} with {other[0].lr:.3g}, {other[0].augmentation}"
+        return text
+
+
+def rows(results: Iterable[Result], task: str) -> list[Row]:
+    """Reported results of a task: a row per model and processor, the best AP first.
+
+    Where the recipe has changed since, the last results from before stand in its place, until there are new
+    ones; models that no longer take part are left out.
+    """
+    models: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        if result.kind == "report" and result.task == task and result.model in CANDIDATES:
-            latest[result.model, result.seed] = result
-    models: dict[str, list[Result]] = defaultdict(list)
-    for (model, _), result in sorted(latest.items(), key=lambda item: item[0]):
-        models[model].append(result)
-    return sorted(models.values(), key=lambda found: -mean(r.ap or 0.0 for r in found))
+        if result.task == task and result.model in CANDIDATES:
+            models[result.model, result.cpu].append(result)
+    found = [_row(same) for same in models.values() if any(r.kind == "report" for r in same)]
+    return sorted(found, key=lambda row: -mean(r.ap or 0.0 for r in row.results))
 
 
-def trials_of(results: Iterable[Result], row: Result) -> int:
-    """Trials that chose a row's settings.
-
-    They are those of its model, task and processor (others' minutes are others) since its last row before,
-    which was of an older recipe.
-    """
-    same = [r for r in results if (r.task, r.model, r.cpu) == (row.task, row.model, row.cpu)]
-    older = [
-        r.finished for r in same
-        if r.kind == "report" and r.config_hash != row.config_hash and r.finished < row.finished
-    ]
-    since = max(older, default="")
-    return len({
-        r.key
-        for r in same
-        if r.kind == "trial" and r.finished <= row.finished and not (since and r.finished <= since)
-    })
+def _row(results: Sequence[Result]) -> Row:
+    """The row of one model on one processor."""
+    reports = [result for result in results if result.kind == "report"]
+    current = [result for result in reports if is_current(result)]
+    shown = current or [r for r in reports if r.config_hash == reports[-1].config_hash]
+    settings: dict[str, dict[int, Result]] = defaultdict(dict)
+    for result in shown:
+        # Of several results of one seed the last counts.
+        settings[result.config_hash][result.seed] = result
+    ranked = sorted(
+        ([by_seed[seed] for seed in sorted(by_seed)] for by_seed in settings.values()),
+        key=lambda seeds: -mean(r.select_ap for r in seeds),
+    )
+    trials = len({r.key for r in results if r.kind == "trial" and is_current(r)}) if current else None
+    return Row(ranked[0], ranked[1:], trials)
 
 
 def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str:
@@ -66,22 +100,17 @@ def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str
             "augmentation | trials | seeds | machine |",
             "| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |",
         ]
-        for seeds in found:
-            first = seeds[0]
+        for row in found:
+            seeds, first = row.results, row.first
             lines.append(
-                f"| {_title(first.model)} | {_spread([r.ap or 0.0 for r in seeds])} | "
-                f"{_spread([r.ap50 or 0.0 for r in seeds])} | "
-                f"{_spread([r.select_ap for r in seeds])} | {first.minutes:g} | "
+                f"| {row.title} | {_spread([r.ap or 0.0 for r in seeds])} | "
+                f"{_spread([r.ap50 or 0.0 for r in seeds])} | {row.select_ap} | {first.minutes:g} | "
                 f"{round(mean(r.iterations for r in seeds))} | {first.lr:.3g} | "
-                f"{first.augmentation} | {trials_of(results, first)} | {len(seeds)} | "
-                f"{' and '.join(sorted({r.cpu for r in seeds}))} |"
+                f"{first.augmentation} | {'-' if row.trials is None else row.trials} | {len(seeds)} | "
+                f"{first.cpu} |"
             )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) or "There is no reported run yet: see the plan."
-
-
-def _title(model: str) -> str:
-    return CANDIDATES[model].title
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -92,7 +121,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
-    """AP on the pictures of choices against minutes of training, a line per reported model.
+    """AP on the pictures of choices against minutes of training, a line per row of the table.
 
     Args:
         results: All results.
@@ -117,18 +146,17 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
     colours = {True: list(_OURS), False: list(_PEERS)}
     ends: list[tuple[float, float, str, str, str]] = []
     # Minutes of one machine are not those of another.
-    mixed = len({result.cpu for seeds in found for result in seeds}) > 1
-    for seeds in found:
-        candidate = CANDIDATES.get(seeds[0].model)
-        ours = candidate is None or candidate.ours
+    mixed = len({row.first.cpu for row in found}) > 1
+    for row in found:
+        ours = CANDIDATES[row.first.model].ours
         colour = colours[ours].pop(0) if colours[ours] else _INK
-        x, y = _mean_curve(seeds)
+        x, y = _mean_curve(row.results)
         axes.plot(x, y, color=colour, linewidth=2.2 if ours else 1.6,
                   linestyle="-" if ours else (0, (5, 2)), marker="o", markersize=3)
-        machine = f"\n{seeds[0].cpu}" if mixed else ""
-        ends.append((float(x[-1]), float(y[-1]), _title(seeds[0].model), machine, colour))
+        machine = f"\n{row.first.cpu}" if mixed else ""
+        ends.append((float(x[-1]), float(y[-1]), row.title, machine, colour))
     right = max(end[0] for end in ends)
-    top = max(max(ap for _, ap in r.curve) for seeds in found for r in seeds)
+    top = max(max(ap for _, ap in r.curve) for row in found for r in row.results)
     axes.set_xlim(0, right)
     axes.set_ylim(0, max(top * 1.1, 0.01))
     _label_ends(axes, ends, right, max(top * 1.1, 0.01))

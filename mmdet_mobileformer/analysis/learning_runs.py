@@ -23,7 +23,7 @@ from ..data.shapes import make_shapes
 from ..train.demo import free_port
 from .benchmark.run import describe_machine
 from .curves import read_log
-from .learning import TASKS, Places, Run
+from .learning import CANDIDATES, TASKS, Places, Run
 from .learning_config import config_hash, run_config, split_training_set
 
 #: Wall time of a run over its minutes: start, validations, tests.
@@ -145,6 +145,18 @@ def known(results: Iterable[Result]) -> dict[tuple[str, str, int], Result]:
 def find(run: Run, done: Mapping[tuple[str, str, int], Result]) -> Result | None:
     """The result of a run as its config is now; None if it is missing."""
     return done.get((run.kind, config_hash(run), run.seed))
+
+
+def is_current(result: Result) -> bool:
+    """Whether a result's config and task are as they were when it was trained."""
+    candidate = CANDIDATES.get(result.model)
+    if candidate is None or candidate.config != result.config:
+        return False
+    run = Run(
+        result.kind, result.task, result.model, result.config, result.lr, result.augmentation, result.seed,
+        result.minutes, result.processes, result.threads,
+    )
+    return config_hash(run) == result.config_hash
 
 
 def this_cpu() -> str:

@@ -11,6 +11,11 @@ from .learning_runs import Result, Settings, find, known
 
 #: Learning rates that are tried at most, when the best is the largest or smallest of the first ones.
 MOST_LRS = 5
+#: How many of the best trials are trained for the whole budget: what is ahead after a sixth of it, by a
+#: little, is often behind at its end.
+FINALISTS = 2
+#: Score of a trial that diverged.
+DIVERGED = -1.0
 
 
 class Search:
@@ -18,7 +23,8 @@ class Search:
 
     The learning rates of the first trials are the config's, half and twice of it. While the best is
     the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
-    learning rate. The best trial, by AP50, is trained for the whole budget and reported.
+    learning rate. The best trials, by AP50, are trained for the whole budget; the better of them on the
+    pictures of choices is the reported row (:func:`~.learning_report.rows`).
 
     Args:
         task: Key of the tasks.
@@ -44,7 +50,7 @@ class Search:
     def missing(self) -> list[Run]:
         """The runs that can be done now; empty if all are done. More may follow from them."""
         if len(self.candidate.lr_factors) == 1:
-            return self._missing_of(self._reports(self.candidate.lr_factors[0], AUGMENTATIONS[0]))
+            return self._missing_of(self._reports([(self.candidate.lr_factors[0], AUGMENTATIONS[0])]))
         factors = list(self.candidate.lr_factors)
         while True:
             trials = {factor: self._run("trial", factor) for factor in factors}
@@ -54,18 +60,20 @@ class Search:
             if len(factors) >= MOST_LRS or best not in (max(factors), min(factors)):
                 break
             factors.append(best * 2 if best == max(factors) else best / 2)
-        by_name = {name: self._run("trial", best, name) for name in AUGMENTATIONS}
-        if missing := self._missing_of(by_name.values()):
+        settings = [(factor, AUGMENTATIONS[0]) for factor in factors]
+        settings += [(best, name) for name in AUGMENTATIONS[1:]]
+        scores = {setting: self._score(self._run("trial", *setting)) for setting in settings}
+        if missing := self._missing_of(self._run("trial", *setting) for setting in settings):
             return missing
-        chosen = max(AUGMENTATIONS, key=lambda name: self._score(by_name[name]))
-        return self._missing_of(self._reports(best, chosen))
+        ranked = sorted(settings, key=lambda setting: -scores[setting])
+        return self._missing_of(self._reports([s for s in ranked if scores[s] != DIVERGED][:FINALISTS]))
 
     def minutes_left(self) -> float:
         """Minutes of training that are left at least, reported rows included."""
         missing = self.missing()
         left = sum(run.minutes for run in missing)
         if missing and missing[0].kind == "trial":
-            report = self._run("report", 1.0).minutes * len(self.settings.seeds)
+            report = self._run("report", 1.0).minutes * len(self.settings.seeds) * FINALISTS
             trial = missing[0].minutes
             others = len(AUGMENTATIONS) - 1
             left += report + (trial * others if missing[0].augmentation == AUGMENTATIONS[0] else 0)
@@ -81,15 +89,15 @@ class Search:
             augmentation, seed, minutes, self.settings.processes, self.settings.threads,
         )
 
-    def _reports(self, factor: float, augmentation: str) -> list[Run]:
-        return [self._run("report", factor, augmentation, seed) for seed in self.settings.seeds]
+    def _reports(self, settings: Iterable[tuple[float, str]]) -> list[Run]:
+        return [self._run("report", *setting, seed) for setting in settings for seed in self.settings.seeds]
 
     def _missing_of(self, runs: Iterable[Run]) -> list[Run]:
         return [run for run in runs if find(run, self.done) is None]
 
     def _score(self, run: Run) -> float:
         result = find(run, self.done)
-        return -1.0 if result is None or result.diverged else result.select_ap50
+        return DIVERGED if result is None or result.diverged else result.select_ap50
 
 
 def chosen(

@@ -35,7 +35,7 @@ from mmdet_mobileformer.analysis.learning_config import (  # noqa: E402
     split_training_set,
     train_pipeline,
 )
-from mmdet_mobileformer.analysis.learning_report import plot, rows, table, trials_of  # noqa: E402
+from mmdet_mobileformer.analysis.learning_report import plot, rows, table  # noqa: E402
 from mmdet_mobileformer.analysis.learning_runs import (  # noqa: E402
     DataFolders,
     Result,
@@ -250,14 +250,16 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     assert [(run.augmentation, run.lr) for run in others] == [
         (name, 2 * rate) for name in AUGMENTATIONS[1:]
     ]
-    assert "then at least 15 minutes more" in describe([Search("shapes", candidate, results)])
+    assert "then at least 30 minutes more" in describe([Search("shapes", candidate, results)])
     # AP50 decides, not AP.
     results += [result_of(run, ap, select_ap=0.9 - ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
-    (report,) = missing()
-    assert (report.kind, report.minutes, report.augmentation, report.lr) == (
-        "report", 15, "mosaic", 2 * rate,
-    )
-    results.append(result_of(report, 0.45))
+    # The two best ones are trained for the whole budget.
+    reports = missing()
+    assert {(run.kind, run.minutes, run.lr) for run in reports} == {("report", 15, 2 * rate)}
+    assert [run.augmentation for run in reports] == ["mosaic", "crop"]
+    results.append(result_of(reports[0], 0.45))
+    assert missing() == reports[1:]
+    results.append(result_of(reports[1], 0.46))
     assert missing() == []
     assert describe([Search("shapes", candidate, results)]) == "all runs are done"
     # Runs of another processor, trials too, are repeated when that is asked for.
@@ -323,31 +325,47 @@ def test_the_table_has_the_best_first_and_the_spread() -> None:
     assert lines[2].startswith("| E2E-MF-52M, fast recipe | 0.041 (0.040-0.042) |")
     assert len(lines) == 2 + 1 + len(PEERS)
     assert all(line.endswith("| a processor, AVX2 |") for line in lines[2:])
-    # Trials of another processor chose something else.
+    # Trials of another processor chose something else, and so did those of an older recipe.
     trial = Run("trial", "person", "e2emf_52m_fast", CANDIDATES["e2emf_52m_fast"].config, 1e-3)
     results += [result_of(trial, 0.01), result_of(replace(trial, lr=2e-3), 0.01)]
     results.append(result_of(replace(trial, lr=5e-4), 0.01, cpu="another"))
+    results.append(result_of(replace(trial, lr=5e-4), 0.01, config_hash="older"))
     best = next(line for line in table(results).splitlines() if "0.041 (" in line)
     assert [cell.strip() for cell in best.split("|")][8:10] == ["crop", "2"]
-    # The last result of a model and seed counts.
+    # Of a model and seed with the same settings the last result counts.
     results.append(replace(results[0], ap=0.2))
-    assert rows(results, "person")[0][0].ap == 0.2
+    assert rows(results, "person")[0].first.ap == 0.2
     assert table([]) == "There is no reported run yet: see the plan."
     # A model that no longer takes part.
     assert rows([replace(results[0], model="x")], "person") == []
 
 
-def test_trials_of_an_older_recipe_do_not_count() -> None:
-    run = Run("report", "person", "e2emf_52m_fast", CANDIDATES["e2emf_52m_fast"].config, 1e-3)
-    older, newer = result_of(run, 0.03), result_of(replace(run, lr=2e-3), 0.04)
-    trial = result_of(replace(run, kind="trial"), 0.01)
+def test_of_what_was_trained_for_the_whole_budget_the_better_on_the_choices_is_the_row() -> None:
+    run = Run("report", "person", "rtmdet_tiny", CANDIDATES["rtmdet_tiny"].config, 1e-3, minutes=30)
+    flip = replace(run, augmentation="flip")
+    results = [result_of(run, 0.03), replace(result_of(flip, 0.02), ap=0.9)]
+    (row,) = rows(results, "person")
+    # Validation has no part in it.
+    assert row.first.augmentation == "crop" and row.select_ap == "0.030; 0.020 with 0.001, flip"
+    # Minutes of another processor are others: a row of its own.
+    results.append(result_of(flip, 0.04, cpu="another"))
+    found = rows(results, "person")
+    assert {(r.first.cpu, r.first.augmentation) for r in found} == {
+        ("a processor, AVX2", "crop"), ("another", "flip")
+    }
+
+
+def test_an_older_recipe_is_shown_until_there_is_a_row_of_the_new_one() -> None:
+    run = Run("report", "person", "e2emf_52m_fast", CANDIDATES["e2emf_52m_fast"].config, 1e-3, minutes=30)
     results = [
-        replace(trial, finished="2026-01-01"), replace(older, finished="2026-01-02"),
-        replace(trial, finished="2026-01-03", config_hash="a"),
-        replace(trial, finished="2026-01-04", config_hash="b"), replace(newer, finished="2026-01-05"),
+        result_of(run, 0.08, config_hash="oldest"), result_of(run, 0.05, config_hash="older"),
+        result_of(replace(run, kind="trial"), 0.01),
     ]
-    assert trials_of(results, results[1]) == 1
-    assert trials_of(results, results[4]) == 2
+    (row,) = rows(results, "person")
+    assert row.title == "E2E-MF-52M, fast recipe, a recipe before" and row.select_ap == "0.050"
+    assert "| crop | - | 1 |" in table(results)
+    (row,) = rows([*results, result_of(run, 0.03)], "person")
+    assert row.title == "E2E-MF-52M, fast recipe" and row.select_ap == "0.030" and row.trials == 1
 
 
 def test_the_picture_is_drawn_from_the_results(tmp_path: Path) -> None:
