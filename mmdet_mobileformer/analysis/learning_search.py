@@ -12,7 +12,7 @@ from .learning_runs import Result, Settings, find, known
 #: Learning rates that are tried at most, when the best is the largest or smallest of the first ones.
 MOST_LRS = 5
 #: How many of the best trials are trained for the whole budget: what is ahead after a sixth of it, by a
-#: little, is often behind at its end.
+#: little, can be far behind at its end.
 FINALISTS = 2
 #: Score of a trial that diverged.
 DIVERGED = -1.0
@@ -62,9 +62,9 @@ class Search:
             factors.append(best * 2 if best == max(factors) else best / 2)
         settings = [(factor, AUGMENTATIONS[0]) for factor in factors]
         settings += [(best, name) for name in AUGMENTATIONS[1:]]
-        scores = {setting: self._score(self._run("trial", *setting)) for setting in settings}
         if missing := self._missing_of(self._run("trial", *setting) for setting in settings):
             return missing
+        scores = {setting: self._score(self._run("trial", *setting)) for setting in settings}
         ranked = sorted(settings, key=lambda setting: -scores[setting])
         return self._missing_of(self._reports([s for s in ranked if scores[s] != DIVERGED][:FINALISTS]))
 

@@ -386,6 +386,9 @@ def test_a_run_is_trained_measured_and_reported(places: Places, tmp_path: Path) 
     assert result.cpu.endswith(torch.backends.cpu.get_cpu_capability())
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "config.py").is_file() and not list(folder.rglob("*.pth"))
+    # A trial does not read the validation pictures.
+    trial = execute(replace(run, kind="trial"), places, ROOT, tmp_path / "trial")
+    assert trial.ap is None and trial.ap50 is None and 0 <= trial.select_ap <= 1
     # A training that fails is no result.
     with pytest.raises(RuntimeError, match="the training failed, see"):
         execute(run, Places(str(tmp_path / "nowhere"), places.split), ROOT, tmp_path)
