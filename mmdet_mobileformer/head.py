@@ -18,7 +18,15 @@ from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
 from .head_arguments import check_arguments, check_queries, input_channels, split_background
-from .head_blocks import E2EMFBlock, HeadScale, LiteSide, TransformerSide
+from .head_blocks import (
+    E2EMFBlock,
+    HeadScale,
+    Level,
+    LiteSide,
+    TransformerSide,
+    levels_of,
+    reset_parameters,
+)
 from .head_boxes import BoxesOfQueries, at_least_float32, full_precision
 from .head_losses import losses_of_blocks
 from .head_read import BoxReader
@@ -177,7 +185,9 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         self.reader = BoxReader(embed_dims) if read_boxes else None
         self.query_embedding = nn.Embedding(num_queries, embed_dims)
         self.positional_encoding = SinePositionalEncoding(embed_dims // 2, normalize=True)
-        self._reset_parameters()
+        reset_parameters(self.scales)
+        if self.closing is not None:
+            reset_parameters(self.closing)
         if query_init == "zeros":
             nn.init.zeros_(self.query_embedding.weight)
         elif query_init == "grid":
@@ -195,17 +205,23 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
             # Few queries find an object: start from a low score, as focal losses do.
             nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(0.01))
 
-    def _reset_parameters(self) -> None:
-        """Xavier-uniform matrices as in DETR; depthwise kernels keep their input's variance."""
-        for module in (self.scales, self.closing):
-            if module is None:
-                continue
-            for parameter in module.parameters():
-                if parameter.dim() == 4 and parameter.shape[1] == 1:
-                    # Xavier counts a depthwise kernel's outputs as if all were connected.
-                    nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-                elif parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
+    def _levels(self, feats: Sequence[Tensor], mask: Tensor | None) -> list[Level]:
+        return levels_of(self.scales, self.scale_strides, self.positional_encoding, feats, mask)
+
+    def maps_without_queries(
+        self, feats: Sequence[Tensor], mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """The maps of :meth:`refine` if no query wrote to them; arguments and errors as there."""
+        x: Tensor | None = None
+        maps: list[Tensor] = []
+        for scale, feature, scale_mask, coarser_mask, pos in self._levels(feats, mask):
+            x = scale.enter(feature, scale_mask, x, coarser_mask)
+            for block in scale.blocks:
+                side = cast(E2EMFBlock, block).mobile
+                # Without a closing layer the last block has none.
+                x = x if side is None else side(x, scale_mask, pos)
+            maps.append(x)
+        return maps
 
     def refine(
         self,
@@ -231,28 +247,15 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
         Raises:
             ValueError: If number or channels of the features are not those the head was built for.
         """
-        feats = tuple(reversed(feats))
-        expected = [scale.in_channels for scale in self.scales]
-        found = [feat.shape[1] for feat in feats]
-        if found != expected:
-            raise ValueError(
-                f"E2EMFHead got features of {found[::-1]} channels (fine to coarse) but was built "
-                f"for {expected[::-1]}: give it the backbone's arch and the matching out_indices"
-            )
+        levels = self._levels(feats, mask)
         queries = self._first_queries(feats[0].shape[0], extra)
         states, boxes = [], []
         x: Tensor | None = None
-        scale_mask: Tensor | None = None
-        pos = feats[0]
         place: Place | None = None
         read: Tensor | None = None
-        for module, stride, feat in zip(self.scales, self.scale_strides, feats):
-            scale, coarser_mask = cast(HeadScale, module), scale_mask
-            scale_mask = None if mask is None else mask[:, ::stride, ::stride]
-            # mmdet builds the encoding in float32; the sum keeps the features' precision.
-            pos = self.positional_encoding(scale_mask, feat[:1]).to(feat.dtype)
-            place = Place.of_map(scale_mask, feat) if self.reference_boxes else None
-            x = scale.enter(feat, scale_mask, x, coarser_mask)
+        for scale, feature, scale_mask, coarser_mask, pos in levels:
+            place = Place.of_map(scale_mask, feature) if self.reference_boxes else None
+            x = scale.enter(feature, scale_mask, x, coarser_mask)
             for part in scale.blocks:
                 block = cast(E2EMFBlock, part)
                 position, look = self._locate(queries, place, scale_mask)
@@ -265,12 +268,13 @@ class E2EMFHead(BoxesOfQueries, DETRHead):
                 states.append(queries.content)
                 # A box in bf16 is off by up to two pixels at 1333: predict in float32 at least.
                 with full_precision(x):
-                    if module is self.scales[-1] and self.reader is not None and place is not None:
+                    if scale is self.scales[-1] and self.reader is not None and place is not None:
                         read = self.reader(at_least_float32(x), scale_mask, place)
                     boxes.append(self.refine_boxes(queries, place, read, scale_mask))
             if maps is not None:
                 maps.append(x)
         if self.closing is not None:
+            scale_mask, pos = levels[-1].mask, levels[-1].pos
             position, look = self._locate(queries, place, scale_mask)
             queries.content, _ = self.closing(x, queries.content, scale_mask, pos, position, look)
             tell = self.rivals_of(queries, place, read, scale_mask)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from mmdet.models.layers import DetrTransformerEncoderLayer
@@ -191,6 +192,16 @@ class E2EMFBlock(nn.Module):
         return own_position + self.adapt_position(content)
 
 
+def reset_parameters(module: nn.Module) -> None:
+    """Xavier-uniform matrices as in DETR; depthwise kernels keep their input's variance."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4 and parameter.shape[1] == 1:
+            # Xavier counts a depthwise kernel's outputs as if all were connected.
+            nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+        elif parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
 class HeadScale(nn.Module):
     """One scale of the head: 1x1 projection, up-convolution from the coarser scale, blocks.
 
@@ -236,6 +247,60 @@ class HeadScale(nn.Module):
         up = _resize(coarser, (x.shape[-2], x.shape[-1]), coarser_mask)
         up = self.up_depthwise(zero_padding(up, mask))
         return x + self.up_pointwise(up)
+
+
+class Level(NamedTuple):
+    """A scale and what it starts from; masks are (N, H, W), True where padded.
+
+    Attributes:
+        scale: The scale.
+        feature: The backbone's feature (N, C', H, W).
+        mask: Its padding mask.
+        coarser_mask: That of the coarser scale, None at the coarsest.
+        pos: Sine embedding of the feature (N or 1, C, H, W).
+    """
+
+    scale: HeadScale
+    feature: Tensor
+    mask: Tensor | None
+    coarser_mask: Tensor | None
+    pos: Tensor
+
+
+def levels_of(
+    scales: Iterable[nn.Module],
+    strides: Sequence[int],
+    encoding: Callable[[Tensor | None, Tensor], Tensor],
+    feats: Sequence[Tensor],
+    mask: Tensor | None,
+) -> list[Level]:
+    """The scales, coarse to fine, with what they read.
+
+    Args:
+        scales: The head's scales, coarse to fine.
+        strides: Theirs.
+        encoding: Positional encoding of a padding mask and a feature.
+        feats: The backbone's features, fine to coarse, each (N, C_i, H_i, W_i).
+        mask: Padding mask of the images (N, H, W), True where padded.
+
+    Raises:
+        ValueError: If number or channels of the features are not those of the scales.
+    """
+    own = [cast(HeadScale, scale) for scale in scales]
+    expected = [scale.in_channels for scale in reversed(own)]
+    found = [feat.shape[1] for feat in feats]
+    if found != expected:
+        raise ValueError(
+            f"E2EMFHead got features of {found} channels (fine to coarse) but was built for "
+            f"{expected}: give it the backbone's arch and the matching out_indices"
+        )
+    levels: list[Level] = []
+    for scale, stride, feat in zip(own, strides, reversed(feats)):
+        scale_mask = None if mask is None else mask[:, ::stride, ::stride]
+        # mmdet builds the encoding in float32; the sum keeps the features' precision.
+        pos = encoding(scale_mask, feat[:1]).to(feat.dtype)
+        levels.append(Level(scale, feat, scale_mask, levels[-1].mask if levels else None, pos))
+    return levels
 
 
 def _resize(x: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:

@@ -151,6 +151,8 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
         raise ValueError(f"the options of {run.model} do not fit {run.config}: {error}") from error
     set_class_count(cfg.model, len(task.class_names))
     cfg.optim_wrapper.optimizer.lr = run.lr
+    if cfg.model.get("dense_first"):
+        cfg.find_unused_parameters = True
     # What a forked or quantised wrapper of the config would need GPUs for.
     cfg.optim_wrapper.type = "OptimWrapper"
     source = SOURCES[task.data]

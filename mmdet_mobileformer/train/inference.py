@@ -15,7 +15,7 @@ from torch import Tensor
 #: Arguments of the training types, by type, and the type that predicts the same without them.
 _TRAINING = {
     "E2EMFTrainingHead": ("E2EMFHead", ("denoising", "groups", "near", "near_classes")),
-    "E2EMFWithAuxiliary": ("E2EMF", ("aux_neck", "aux_head", "aux_weight")),
+    "E2EMFWithAuxiliary": ("E2EMF", ("aux_neck", "aux_head", "aux_weight", "dense_first")),
 }
 #: Beginnings of the keys of weights that only training reads.
 TRAINED_WITH = ("aux_neck.", "aux_head.", "bbox_head.denoising.", "bbox_head.group_queries.")

@@ -78,10 +78,20 @@ def adapt_to_processes(cfg: Any, launcher: str) -> None:
     which raises there. Where BatchNorm is not synchronised every rank keeps its own running
     statistics (broadcast_buffers=False), so SyncStatisticsHook averages them before validation and
     saving. A run of one process is left alone: mmengine itself turns SyncBatchNorm into BatchNorm.
+
+    Raises:
+        ValueError: When queries that wait would be parameters without gradients, which
+            DistributedDataParallel must be told of.
     """
     cfg["launcher"] = launcher
     if launcher == "none":
         return
+    told = {**cfg, **(cfg.get("model_wrapper_cfg") or {})}
+    if (cfg.get("model") or {}).get("dense_first") and not told.get("find_unused_parameters"):
+        raise ValueError(
+            "model.dense_first leaves parameters without gradients at first: set "
+            "find_unused_parameters=True in the config for training with several processes"
+        )
     if get_device() == "cpu":
         cfg.pop("sync_bn", None)
         _plain_batch_norm(cfg.get("model"))

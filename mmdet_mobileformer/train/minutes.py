@@ -41,6 +41,8 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
 
     #: Key of the message hub, which checkpoints carry: a resumed run has the rest of the time.
     SPENT = "minutes_spent"
+    #: Another: the share of the time that is spent when a step begins.
+    SHARE = "share_spent"
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class MinutesTrainLoop(EpochBasedTrainLoop):
                 break
             for group in self._groups():
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(share)
+            hub.update_info(self.SHARE, share)
             self.run_iter(index, batch)
             self._estimate(share)
         spent = before + (time.monotonic() - start) / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+
+from mmdet_mobileformer.train import auxiliary  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "e2emf_demo.py"
 
@@ -128,3 +131,93 @@ def test_maps_are_e2emf_s() -> None:
     cfg.bbox_head = dict(cfg.aux_head, in_channels=1)
     with pytest.raises(ValueError, match="FCOSHead has no maps for an aux_head without an aux_neck"):
         MODELS.build(cfg)
+
+
+def waiting_model(**kwargs: Any) -> Any:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    return MODELS.build(dict(cfg, dense_first=0.5, **kwargs))
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, **info: float) -> None:
+    """What the message hub of the running training says."""
+    hub = SimpleNamespace(runtime_info=info, get_info=info.__getitem__)
+    monkeypatch.setattr(
+        auxiliary, "MessageHub", SimpleNamespace(get_current_instance=lambda: hub)
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "share"),
+    [
+        ({}, 1.0),
+        (dict(iter=3, max_iters=0), 1.0),
+        (dict(iter=3, max_iters=12), 0.25),
+        # The clock counts, not the estimate of steps.
+        (dict(iter=3, max_iters=12, share_spent=0.75), 0.75),
+    ],
+)
+def test_the_share_of_a_training_that_is_done(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, float], share: float
+) -> None:
+    tell(monkeypatch, **info)
+    assert auxiliary.training_share() == share
+
+
+def test_queries_wait_for_the_dense_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = waiting_model()
+    images, boxes = torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])]
+    tell(monkeypatch, share_spent=0.49)
+    losses = model.loss(images, boxes)
+    assert set(losses) == {"aux.loss_cls", "aux.loss_bbox", "aux.loss_centerness"}
+    sum(losses.values()).backward()
+    got = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"backbone.tokens", "bbox_head.scales.2.blocks.0.mobile.pointwise.conv.weight"} <= got
+    assert not any("former" in name for name in got if name.startswith("bbox_head"))
+    assert not any(name.startswith("bbox_head.query_embedding") for name in got)
+    tell(monkeypatch, share_spent=0.5)
+    assert "loss_cls" in model.loss(images, boxes)
+
+
+def test_the_maps_do_not_change_when_queries_join() -> None:
+    model = waiting_model().eval()
+    feats = model.extract_feat(torch.randn(2, 3, 64, 96))
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, :, 64:] = True
+    maps: list[torch.Tensor] = []
+    model.bbox_head(feats, mask, maps=maps)
+    for with_queries, without in zip(maps, model.bbox_head.maps_without_queries(feats, mask)):
+        torch.testing.assert_close(with_queries, without)
+
+
+def test_queries_that_have_learned_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = waiting_model()
+    tell(monkeypatch, iter=0, max_iters=10)
+    assert model.queries_wait()
+    torch.nn.init.normal_(model.bbox_head.scales[1].blocks[0].former_to_mobile.value.weight)
+    assert not model.queries_wait()
+
+
+def test_a_dense_head_with_a_neck_of_its_own_can_be_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    neck = dict(type="MobileFormerFPN", arch="52m", out_channels=128, num_outs=3)
+    model = waiting_model(aux_neck=neck)
+    tell(monkeypatch, iter=0, max_iters=10)
+    losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
+    assert set(losses) == {"aux.loss_cls", "aux.loss_bbox", "aux.loss_centerness"}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_named(share: float) -> None:
+    register_all_modules(init_default_scope=True)
+    cfg = Config.fromfile(str(DEMO)).model
+    with pytest.raises(ValueError, match=f"dense_first={share}: give a share"):
+        MODELS.build(dict(cfg, dense_first=share))
+
+
+def test_waiting_needs_a_dense_head_and_our_head() -> None:
+    with pytest.raises(ValueError, match="dense_first needs an aux_head"):
+        waiting_model(aux_head=None)
+    cfg = Config.fromfile(str(DEMO)).model
+    head = dict(type="FCOSHead", num_classes=6, in_channels=128)
+    with pytest.raises(ValueError, match="dense_first is for E2EMFHead: .* with FCOSHead"):
+        auxiliary._check_dense_first(0.5, MODELS.build(head), MODELS.build(cfg.aux_head))

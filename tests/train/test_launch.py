@@ -46,6 +46,18 @@ def test_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [hook["type"] for hook in cfg.custom_hooks] == ["EMAHook", "SyncStatisticsHook"]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_queries_that_wait_need_ddp_to_know(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(launch, "get_device", lambda: device)
+    cfg = Config(dict(model=dict(type="E2EMFWithAuxiliary", dense_first=0.4)))
+    launch.adapt_to_processes(Config(cfg.to_dict()), "none")
+    with pytest.raises(ValueError, match="find_unused_parameters=True"):
+        launch.adapt_to_processes(Config(cfg.to_dict()), "pytorch")
+    launch.adapt_to_processes(Config(dict(cfg.to_dict(), find_unused_parameters=True)), "pytorch")
+    wrapper = dict(type="MMDistributedDataParallel", find_unused_parameters=True)
+    launch.adapt_to_processes(Config(dict(cfg.to_dict(), model_wrapper_cfg=wrapper)), "pytorch")
+
+
 def test_rtmdet_does_not_turn_its_norms_into_sync_bn_on_cpus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

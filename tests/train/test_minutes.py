@@ -60,6 +60,9 @@ def test_the_time_ends_it_and_validation_is_not_counted(monkeypatch: pytest.Monk
     made = loop(monkeypatch, 1.5, "test_minutes_end", warmup=0.0, val_interval=2)
     made.run()
     runner = made.runner
+    # What the last step was told.
+    told = runner.message_hub.get_info(MinutesTrainLoop.SHARE)
+    assert told == pytest.approx(80 / 90)
     # 90 seconds are nine steps of ten: two epochs of four and a part of the third.
     assert len(runner.steps) == 9
     # After the second epoch by the interval, and at the end.
