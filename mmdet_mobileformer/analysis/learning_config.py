@@ -151,6 +151,7 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
         raise ValueError(f"the options of {run.model} do not fit {run.config}: {error}") from error
     set_class_count(cfg.model, len(task.class_names))
     cfg.optim_wrapper.optimizer.lr = run.lr
+    # Not for all: peers' runs, and the hashes of their configs, do not depend on our options.
     if cfg.model.get("dense_first"):
         cfg.find_unused_parameters = True
     # What a forked or quantised wrapper of the config would need GPUs for.
