@@ -27,6 +27,7 @@ from mmdet_mobileformer.train.build import read_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "e2emf_demo.py"
+PERSON = ROOT / "configs" / "e2emf_52m_person.py"
 #: The zoo: all configs of detectors.
 ZOO = [Path(config_path(detector.config)) for detector in DETECTORS]
 
@@ -35,7 +36,7 @@ def load(name: str) -> Config:
     return Config.fromfile(config_path(name))
 
 
-@pytest.mark.parametrize("file", [*ZOO, DEMO], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [*ZOO, DEMO, PERSON], ids=lambda f: f.stem)
 def test_a_config_is_complete_through_local_files_and_builds(file: Path) -> None:
     assert "::" not in file.read_text()
     cfg = Config.fromfile(str(file))
@@ -125,6 +126,22 @@ def test_the_edge_family_is_small_and_for_small_pictures(arch: str, size: int) -
     assert cropped[-1] == plain[0]
     # A crop always fits the picture it is taken from, whose longer side is at least 480.
     assert max(cropped[1].crop_size) <= min(scale[0] for scale in cropped[0].scales)
+
+
+def test_the_person_config_grows_when_the_loop_lets_it() -> None:
+    cfg = Config.fromfile(str(PERSON))
+    (switch,) = (hook for hook in cfg.custom_hooks if hook.type == "ClockPipelineSwitchHook")
+    assert cfg.train_cfg.cut_at == [switch.switch_share]
+    sizes = [
+        {t.get("scale", t.get("crop_size")) for t in pipeline if t.type in ("RandomResize", "RandomCrop")}
+        for pipeline in (cfg.train_dataloader.dataset.pipeline, switch.switch_pipeline)
+    ]
+    assert sizes == [{(176, 176)}, {(256, 256)}]
+    assert next(t.scale for t in cfg.test_pipeline if t.type == "Resize") == (320, 320)
+    heads = (cfg.model.bbox_head, cfg.model.aux_head)
+    assert [head.num_classes for head in heads] == [1, 1]
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.metainfo.classes == ("person",)
 
 
 def test_the_test_size_is_chosen_on_the_command_line() -> None:

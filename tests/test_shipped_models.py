@@ -12,12 +12,26 @@ import pytest
 from mmengine.config import Config
 from safetensors import safe_open
 
+from mmdet_mobileformer.data.redirect import redirect_data_root
 from mmdet_mobileformer.data.shapes import make_shapes
 from mmdet_mobileformer.runtime import shipped_models
 from mmdet_mobileformer.train.publish import MOST_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+COCO_MINI = SHARED / "coco_mini"
 FOLDERS = sorted(file.parent for file in (ROOT / "models").glob("*/SHA256SUMS"))
+
+
+def photos() -> list[Path]:
+    """Photos, one of them of a person; none where they are not."""
+    return [file for name in ("astronaut.png", "mmdet_demo.jpg", "coffee.png")
+            if (file := SHARED / "demo" / name).is_file()]
+
+
+def drawings(tmp_path: Path) -> list[Path]:
+    make_shapes(tmp_path / "shapes", {"train": 1, "val": 4})
+    return sorted((tmp_path / "shapes" / "val").iterdir())
 
 
 def weights_of(folder: Path) -> Path:
@@ -71,8 +85,7 @@ class TestFolder:
 
         from mmdet_mobileformer.runtime import Detector
 
-        make_shapes(tmp_path / "shapes", {"train": 1, "val": 4})
-        pictures = sorted((tmp_path / "shapes" / "val").iterdir())
+        pictures = photos() or drawings(tmp_path)
         inferencer = DetInferencer(
             str(config_of(folder)), str(weights_of(folder)), device="cpu", show_progress=False
         )
@@ -81,23 +94,21 @@ class TestFolder:
         for picture in pictures:
             (theirs,) = inferencer(str(picture))["predictions"]
             ours = detector.predict(str(picture))
-            kept = np.asarray(theirs["scores"]) >= 0.3
-            mine = ours.above(0.3)
-            found += int(kept.sum())
-            np.testing.assert_allclose(mine.scores, np.asarray(theirs["scores"])[kept], atol=1e-4)
-            np.testing.assert_allclose(mine.boxes, np.asarray(theirs["bboxes"])[kept], atol=0.05)
-            assert mine.labels.tolist() == np.asarray(theirs["labels"])[kept].tolist()
-        # On pictures like those it was trained on it finds something.
-        assert found >= len(pictures)
+            scores = np.asarray(theirs["scores"])
+            sure = int((scores >= 0.3).sum())
+            found += sure
+            np.testing.assert_allclose(ours.scores, scores, atol=1e-4)
+            np.testing.assert_allclose(ours.boxes[:sure], theirs["bboxes"][:sure], atol=0.05)
+            assert ours.labels[:sure].tolist() == theirs["labels"][:sure]
+        assert found >= 1 or not photos()
 
     @pytest.mark.slow
+    @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="coco_mini is not here")
     def test_the_score_is_the_card_s(self, folder: Path, tmp_path: Path) -> None:
         from mmengine.runner import Runner
 
-        make_shapes(tmp_path / "shapes")
         cfg = Config.fromfile(config_of(folder))
-        text = cfg.pretty_text.replace(cfg.test_dataloader.dataset.data_root, f"{tmp_path}/shapes/")
-        cfg = Config.fromstring(text, ".py")
+        redirect_data_root(cfg, str(COCO_MINI))
         cfg.work_dir, cfg.load_from = str(tmp_path / "work"), str(weights_of(folder))
         metrics = Runner.from_cfg(cfg).test()
         (printed,) = re.findall(r"AP on val[^0-9]*([0-9.]+)", (folder / "README.md").read_text())

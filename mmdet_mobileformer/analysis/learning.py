@@ -64,7 +64,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("shapes", "embedded set, 160 px", "shapes", 160, 15, 2.5, SHAPES),
-        # Half of the pictures have no person; 2,133 with few steps would teach the background twice.
+        # Every eighth picture has no person, and few steps are not to be spent on it.
         Task("person", "coco_mini, person, 256 px", "coco_mini", 256, 30, 5, ("person",), True),
         Task("coco80", "coco_mini, 80 classes, 256 px", "coco_mini", 256, 60, 5),
     )

@@ -20,12 +20,14 @@ model = dict(
         type='MobileFormer'),
     bbox_head=dict(
         arch='52m',
+        deltas='box',
         dropout=0.0,
         embed_dims=128,
+        look='fixed',
         loss_bbox=dict(loss_weight=5.0, type='L1Loss'),
         loss_cls=dict(
-            beta=2.0,
-            loss_weight=2.0,
+            beta=1.0,
+            loss_weight=4.0,
             type='QualityFocalLoss',
             use_sigmoid=True),
         loss_iou=dict(loss_weight=2.0, type='GIoULoss'),
@@ -34,13 +36,15 @@ model = dict(
             1,
             1,
         ),
-        num_classes=6,
+        num_classes=1,
         num_heads=8,
-        num_queries=49,
-        query_ffn_dims=256,
-        reference_boxes=True,
+        query_ffn_dims=480,
+        read_boxes=True,
+        reference_boxes='pyramid',
+        rivals=True,
         side_ffn_dims=512,
-        test_cfg=dict(max_per_img=49),
+        size_aware=True,
+        test_cfg=dict(max_per_img=100),
         train_cfg=dict(
             assigner=dict(
                 match_costs=[
@@ -63,7 +67,7 @@ model = dict(
             57.375,
         ],
         type='DetDataPreprocessor'),
-    test_cfg=dict(max_per_img=49),
+    test_cfg=dict(max_per_img=100),
     train_cfg=dict(
         assigner=dict(
             match_costs=[
@@ -75,25 +79,18 @@ model = dict(
     type='E2EMF')
 test_cfg = dict(type='TestLoop')
 test_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     dataset=dict(
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'),
-        data_root='data/shapes/',
-        metainfo=dict(
-            classes=(
-                'disc',
-                'square',
-                'triangle',
-                'star',
-                'cross',
-                'capsule',
-            )),
+        ann_file='annotations/instances_val2017.json',
+        backend_args=None,
+        data_prefix=dict(img='val2017/'),
+        data_root='data/coco_mini',
+        metainfo=dict(classes=('person', )),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(keep_ratio=True, scale=(
-                160,
-                160,
+                320,
+                320,
             ), type='Resize'),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
@@ -113,9 +110,11 @@ test_dataloader = dict(
     persistent_workers=False,
     sampler=dict(shuffle=False, type='DefaultSampler'))
 test_evaluator = dict(
-    ann_file='data/shapes/annotations/instances_val.json',
+    ann_file='data/coco_mini/annotations/instances_val2017.json',
+    backend_args=None,
+    format_only=False,
     metric='bbox',
-    type='CocoMetric')
+    type='FastCocoMetric')
 vis_backends = [
     dict(type='LocalVisBackend'),
 ]
