@@ -9,27 +9,18 @@ model = dict(
     aux_head=dict(num_classes=1),
     dense_first=0.4)
 
-
-# Half of a picture's area at first, whose steps take half the time.
-small, full = (176, 176), (256, 256)
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
-change = [
-    dict(type='YOLOXHSVRandomAug'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-# Crops of pictures that are enlarged: few thousands serve for many epochs.
-small_pipeline = [
-    *load,
-    dict(type='RandomResize', scale=small, ratio_range=(0.9, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_type='absolute', crop_size=small, allow_negative_crop=True),
-    *change,
-]
-full_pipeline = [
-    *load,
-    dict(type='RandomResize', scale=full, ratio_range=(0.9, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_type='absolute', crop_size=full, allow_negative_crop=True),
-    *change,
+# Half of a picture's area at first, whose steps take half the time. Crops of pictures that are enlarged: few
+# thousands serve for many epochs.
+small_pipeline, full_pipeline = [
+    [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='RandomResize', scale=size, ratio_range=(0.9, 2.0), keep_ratio=True),
+        dict(type='RandomCrop', crop_type='absolute', crop_size=size, allow_negative_crop=True),
+        dict(type='YOLOXHSVRandomAug'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackDetInputs'),
+    ] for size in [(176, 176), (256, 256)]
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),

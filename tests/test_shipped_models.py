@@ -98,8 +98,10 @@ class TestFolder:
             sure = int((scores >= 0.3).sum())
             found += sure
             np.testing.assert_allclose(ours.scores, scores, atol=1e-4)
-            np.testing.assert_allclose(ours.boxes[:sure], theirs["bboxes"][:sure], atol=0.05)
-            assert ours.labels[:sure].tolist() == theirs["labels"][:sure]
+            # Drawings have no sure ones to compare.
+            top = max(sure, 3)
+            np.testing.assert_allclose(ours.boxes[:top], theirs["bboxes"][:top], atol=0.05)
+            assert ours.labels[:top].tolist() == theirs["labels"][:top]
         assert found >= 1 or not photos()
 
     @pytest.mark.slow
