@@ -130,7 +130,7 @@ class Variant:
 
 
 def variants() -> dict[str, Variant]:
-    """All rows: the recipe, each part left out, each alone, additions, the paper's switches."""
+    """All rows, what tells most first: the recipe, each part left out, the paper's switches, each alone, additions."""
     whole = set(PARTS)
     made = [
         Variant("fast", "the whole recipe", "recipe", {}),
@@ -141,13 +141,32 @@ def variants() -> dict[str, Variant]:
         made.append(
             Variant(f"without_{part}", title, "left out", options_of(without), ema=part != "ema")
         )
+    head = "model.bbox_head."
+    one_scale = {
+        "model.backbone.out_indices": (3,),
+        f"{head}scales": (32,),
+        f"{head}num_blocks": (4,),
+        f"{head}sides": ("transformer",),
+        "model.aux_head.strides": (32,),
+        "model.aux_head.regress_ranges": ((-1, 1e8),),
+    }
+    group = "the paper's switches, in the recipe"
+    made += [
+        Variant("one_scale", "one scale instead of three", group, one_scale),
+        Variant("shared_position", "shared instead of adaptive position", group,
+                {f"{head}position": "shared"}),
+        Variant("first_token", "first-token instead of spatial-aware dynamic ReLU", group,
+                {"model.backbone.dynamic_relu": "first-token"}),
+        Variant("tokens_1", "1 token instead of 4", group, {"model.backbone.num_tokens": 1}),
+        Variant("tokens_6", "6 tokens instead of 4", group, {"model.backbone.num_tokens": 6}),
+    ]
     for part, title in PARTS.items():
         needed = _NEEDS.get(part, set())
         kept = {part} | needed
         if needed:
             title = f"{title}, with {' and '.join(sorted(needed))}"
         made.append(Variant(f"only_{part}", title, "alone", options_of(kept), ema=part == "ema"))
-    head, group = "model.bbox_head.", "added to the recipe or changed in it"
+    group = "added to the recipe or changed in it"
     varifocal = dict(_delete_=True, type="VarifocalQualityLoss", loss_weight=2.0)
     made += [
         Variant("varifocal", "varifocal instead of quality focal loss", group,
@@ -175,24 +194,6 @@ def variants() -> dict[str, Variant]:
         Variant("growing", "half the size for 60 % of the time", group, {}, "growing"),
         Variant("mosaic", "mosaic and mixup, off at the end", group, {}, "mosaic"),
         Variant("mosaic_to_the_end", "mosaic and mixup to the end", group, {}, "mosaic_to_the_end"),
-    ]
-    one_scale = {
-        "model.backbone.out_indices": (3,),
-        f"{head}scales": (32,),
-        f"{head}num_blocks": (4,),
-        f"{head}sides": ("transformer",),
-        "model.aux_head.strides": (32,),
-        "model.aux_head.regress_ranges": ((-1, 1e8),),
-    }
-    group = "the paper's switches, in the recipe"
-    made += [
-        Variant("one_scale", "one scale instead of three", group, one_scale),
-        Variant("shared_position", "shared instead of adaptive position", group,
-                {f"{head}position": "shared"}),
-        Variant("first_token", "first-token instead of spatial-aware dynamic ReLU", group,
-                {"model.backbone.dynamic_relu": "first-token"}),
-        Variant("tokens_1", "1 token instead of 4", group, {"model.backbone.num_tokens": 1}),
-        Variant("tokens_6", "6 tokens instead of 4", group, {"model.backbone.num_tokens": 6}),
     ]
     return {variant.name: variant for variant in made}
 

@@ -62,8 +62,9 @@ def rows(results: Iterable[Result], task: str) -> list[Row]:
     ones; models that no longer take part are left out.
     """
     models: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    trials = TASKS[task].of_trials.name
     for result in results:
-        if result.task == task and result.model in CANDIDATES:
+        if result.task == (trials if result.kind == "trial" else task) and result.model in CANDIDATES:
             models[result.model, result.cpu].append(result)
     found = [_row(same) for same in models.values() if any(r.kind == "report" for r in same)]
     return sorted(found, key=lambda row: -mean(r.ap or 0.0 for r in row.results))

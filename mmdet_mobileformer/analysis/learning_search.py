@@ -11,9 +11,6 @@ from .learning_runs import Result, Settings, find, known
 
 #: Learning rates that are tried at most, when the best is the largest or smallest of the first ones.
 MOST_LRS = 5
-#: How many of the best trials are trained for the whole budget: what is ahead after a sixth of it, by a
-#: little, can be far behind at its end.
-FINALISTS = 2
 #: Score of a trial that diverged.
 DIVERGED = -1.0
 
@@ -23,8 +20,9 @@ class Search:
 
     The learning rates of the first trials are the config's, half and twice of it. While the best is
     the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
-    learning rate. The best trials, by AP50, are trained for the whole budget; the better of them on the
-    pictures of choices is the reported row (:func:`~.learning_report.rows`).
+    learning rate. The best trials, by AP50, are trained for the whole budget, as many as the task has
+    finalists; the best of them on the pictures of choices is the reported row
+    (:func:`~.learning_report.rows`). A task may take its settings from the trials of another.
 
     Args:
         task: Key of the tasks.
@@ -66,26 +64,27 @@ class Search:
             return missing
         scores = {setting: self._score(self._run("trial", *setting)) for setting in settings}
         ranked = sorted(settings, key=lambda setting: -scores[setting])
-        return self._missing_of(self._reports([s for s in ranked if scores[s] != DIVERGED][:FINALISTS]))
+        ranked = [setting for setting in ranked if scores[setting] != DIVERGED]
+        return self._missing_of(self._reports(ranked[: self.task.finalists]))
 
-    def minutes_left(self) -> float:
-        """Minutes of training that are left at least, reported rows included."""
+    def minutes_after(self) -> float:
+        """Minutes of training that follow, at least, on the runs that can be done now."""
         missing = self.missing()
-        left = sum(run.minutes for run in missing)
-        if missing and missing[0].kind == "trial":
-            report = self._run("report", 1.0).minutes * len(self.settings.seeds) * FINALISTS
-            trial = missing[0].minutes
-            others = len(AUGMENTATIONS) - 1
-            left += report + (trial * others if missing[0].augmentation == AUGMENTATIONS[0] else 0)
-        return left
+        if not missing or missing[0].kind == "report":
+            return 0.0
+        report = self._run("report", 1.0).minutes * len(self.settings.seeds) * self.task.finalists
+        # Trials of another task stand with that one.
+        first = missing[0].augmentation == AUGMENTATIONS[0] and not self.task.like
+        return report + (missing[0].minutes * (len(AUGMENTATIONS) - 1) if first else 0)
 
     def _run(
         self, kind: str, factor: float, augmentation: str = AUGMENTATIONS[0], seed: int = 0
     ) -> Run:
-        full = self.candidate.minutes or self.task.minutes
-        minutes = self.settings.minutes or (full if kind == "report" else self.task.trial_minutes)
+        task = self.task if kind == "report" else self.task.of_trials
+        full = self.candidate.minutes or task.minutes
+        minutes = self.settings.minutes or (full if kind == "report" else task.trial_minutes)
         return Run(
-            kind, self.task.name, self.candidate.name, self.candidate.config, self.base * factor,
+            kind, task.name, self.candidate.name, self.candidate.config, self.base * factor,
             augmentation, seed, minutes, self.settings.processes, self.settings.threads,
         )
 
@@ -134,14 +133,16 @@ def chosen(
 
 def describe(searches: Sequence[Search]) -> str:
     """The runs that can be done now, and how long all that is missing takes at least."""
-    lines, total = [], 0.0
+    lines: list[str] = []
+    total = 0.0
     for search in searches:
-        missing = search.missing()
-        left = search.minutes_left()
-        total += left
-        if missing:
-            lines += [run.label for run in missing]
-            later = left - sum(run.minutes for run in missing)
-            lines += [f"  ... then at least {later:g} minutes more"] if later else []
+        # Another task's search may have the same trials.
+        missing = [run for run in search.missing() if run.label not in lines]
+        after = search.minutes_after()
+        total += sum(run.minutes for run in missing) + after
+        lines += [run.label for run in missing]
+        if after:
+            whose = f"{search.task.name} {search.candidate.name}"
+            lines.append(f"  ... then at least {after:g} minutes more for {whose}")
     lines.append(f"{total / 60:.1f} hours at least" if total else "all runs are done")
     return "\n".join(lines)

@@ -265,6 +265,19 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     # Runs of another processor, trials too, are repeated when that is asked for.
     assert Search("shapes", candidate, results, Settings(cpu="another")).missing() == first
     assert Search("shapes", candidate, results, Settings(cpu=results[0].cpu)).missing() == []
+    # On person the best trial alone is trained on; COCO's classes take it from there.
+    photos: list[Result] = []
+    for _ in range(2):
+        trials = [*Search("person", candidate, photos).missing(), *Search("coco80", candidate, photos).missing()]
+        assert {(run.kind, run.task) for run in trials} == {("trial", "person")}
+        photos += [result_of(run, 0.1 if run.lr == rate else 0.05) for run in trials]
+    assert [(run.task, run.minutes, run.lr) for run in Search("person", candidate, photos).missing()] == [
+        ("person", 30, rate)
+    ]
+    (row,) = Search("coco80", candidate, photos).missing()
+    assert (row.task, row.minutes, row.lr, row.augmentation) == ("coco80", 60, rate, "crop")
+    found = rows([*photos, result_of(row, 0.01)], "coco80")
+    assert [(r.first.task, r.trials) for r in found] == [("coco80", 3 + len(AUGMENTATIONS) - 1)]
     # A published recipe has no trials.
     (alone,) = Search("person", CANDIDATES["e2emf_96m_paper_3h"], []).missing()
     assert (alone.kind, alone.minutes, alone.lr) == ("report", 180, 1e-4)
