@@ -27,7 +27,9 @@ from mmdet_mobileformer.train.build import read_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "e2emf_demo.py"
+BY_EPOCHS = ROOT / "configs" / "benchmarks" / "e2emf_demo_by_epochs.py"
 PERSON = ROOT / "configs" / "e2emf_52m_person.py"
+PERSON_AGAIN = ROOT / "configs" / "e2emf_52m_person_again.py"
 #: The zoo: all configs of detectors.
 ZOO = [Path(config_path(detector.config)) for detector in DETECTORS]
 
@@ -36,7 +38,7 @@ def load(name: str) -> Config:
     return Config.fromfile(config_path(name))
 
 
-@pytest.mark.parametrize("file", [*ZOO, DEMO, PERSON], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [*ZOO, DEMO, BY_EPOCHS, PERSON, PERSON_AGAIN], ids=lambda f: f.stem)
 def test_a_config_is_complete_through_local_files_and_builds(file: Path) -> None:
     assert "::" not in file.read_text()
     cfg = Config.fromfile(str(file))
@@ -142,6 +144,23 @@ def test_the_person_config_grows_when_the_loop_lets_it() -> None:
     assert [head.num_classes for head in heads] == [1, 1]
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.metainfo.classes == ("person",)
+
+
+def test_the_second_training_of_persons_differs_in_data_and_rate() -> None:
+    first, second = Config.fromfile(str(PERSON)), Config.fromfile(str(PERSON_AGAIN))
+    assert second.model == first.model and second.val_dataloader == first.val_dataloader
+    assert second.optim_wrapper.optimizer.lr == first.optim_wrapper.optimizer.lr / 2
+    assert second.train_dataloader.dataset.filter_cfg.filter_empty_gt is False
+    (switch,) = (hook for hook in second.custom_hooks if hook.type == "ClockPipelineSwitchHook")
+    assert second.train_cfg.cut_at == [switch.switch_share]
+    pipeline = list(second.train_dataloader.dataset.pipeline)
+    assert [t.type for t in pipeline if t not in switch.switch_pipeline] == ["CachedMosaic"]
+
+
+def test_the_demo_by_epochs_is_the_demo() -> None:
+    demo, by_epochs = Config.fromfile(str(DEMO)), Config.fromfile(str(BY_EPOCHS))
+    changed = {key for key in by_epochs if by_epochs[key] != demo.get(key)}
+    assert changed == {"train_cfg", "param_scheduler", "max_epochs"}
 
 
 def test_the_test_size_is_chosen_on_the_command_line() -> None:
