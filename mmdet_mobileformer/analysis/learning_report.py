@@ -26,8 +26,8 @@ class Row:
     Attributes:
         results: One per seed, of the settings that are better on the pictures of choices.
         others: Those of the settings that were trained for the whole budget, too, one list per settings.
-        trials: How many trials chose the settings; None for a recipe of before, whose trials are not told
-            from those of others.
+        trials: How many trials chose the settings, on any processor; None for a recipe of before, whose
+            trials are not told from those of others.
     """
 
     results: list[Result]
@@ -61,18 +61,20 @@ def rows(results: Iterable[Result], task: str) -> list[Row]:
     Where the recipe has changed since, the last results from before stand in its place, until there are new
     ones; models that no longer take part are left out.
     """
-    models: dict[tuple[str, str], list[Result]] = defaultdict(list)
     trials = TASKS[task].of_trials.name
+    tried: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
+    models: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        if result.task == (trials if result.kind == "trial" else task) and result.model in CANDIDATES:
+        if result.kind == "trial" and result.task == trials and is_current(result):
+            tried[result.model].add(result.key)
+        elif result.kind == "report" and result.task == task and result.model in CANDIDATES:
             models[result.model, result.cpu].append(result)
-    found = [_row(same) for same in models.values() if any(r.kind == "report" for r in same)]
+    found = [_row(same, len(tried[model])) for (model, _), same in models.items()]
     return sorted(found, key=lambda row: -mean(r.ap or 0.0 for r in row.results))
 
 
-def _row(results: Sequence[Result]) -> Row:
-    """The row of one model on one processor."""
-    reports = [result for result in results if result.kind == "report"]
+def _row(reports: Sequence[Result], trials: int) -> Row:
+    """The row of one model on one processor, and how many trials its model had."""
     current = [result for result in reports if is_current(result)]
     shown = current or [r for r in reports if r.config_hash == reports[-1].config_hash]
     settings: dict[str, dict[int, Result]] = defaultdict(dict)
@@ -83,8 +85,7 @@ def _row(results: Sequence[Result]) -> Row:
         ([by_seed[seed] for seed in sorted(by_seed)] for by_seed in settings.values()),
         key=lambda seeds: -mean(r.select_ap for r in seeds),
     )
-    trials = len({r.key for r in results if r.kind == "trial" and is_current(r)}) if current else None
-    return Row(ranked[0], ranked[1:], trials)
+    return Row(ranked[0], ranked[1:], trials if current else None)
 
 
 def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str:

@@ -126,7 +126,7 @@ class Settings:
         minutes: Budget in place of the tasks' own, for a try; None for these.
         processes, threads: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
         seeds: Seeds of reported rows.
-        cpu: The processor (:attr:`Result.cpu`) whose runs count alone, since in the same minutes
+        cpu: The processor (:attr:`Result.cpu`) whose rows count alone, since in the same minutes
             another does more steps or fewer; None for all.
     """
 

@@ -59,7 +59,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of reported rows")
     parser.add_argument(
         "--here", action="store_true",
-        help="plan, run: runs of other processors count as missing, since their minutes are others",
+        help="plan, run: rows of other processors count as missing, since their minutes are others; trials "
+        "of any processor choose",
     )
     parser.add_argument("--out", type=Path, help="plot: folder (default: beside the results)")
     add_common(parser)
