@@ -62,7 +62,7 @@ SHORTER = [
     (r"((?:learning|ablation)\.py) run\b.*", r"\1 plan --task person"),
     (r"(learning\.py plot)(?! --)", r"\1 --out plots"),
     # Seconds in place of two hours, on pictures that are there.
-    (r"(e2emf_52m_person\.py 2 --data-root data/coco)_mini(.*)", r"\1\2 "
+    (r"(e2emf_52m_person\w*\.py 2 --data-root data/coco)_mini(.*)", r"\1\2 "
      "train_cfg.minutes=0.1 train_cfg.val_points=1 train_dataloader.batch_size=1"),
     # pip finds everything installed, and installs nothing into the environment of these tests.
     (r"-m pip install ", "-m pip install --no-index --dry-run "),
