@@ -3,19 +3,18 @@
 _base_ = 'e2emf_52m_person.py'
 
 size = (320, 320)
-plain_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
+# Around the change of size, the first training's.
+load, change = _base_.full_pipeline[:2], _base_.full_pipeline[4:]
+resize = [
     dict(type='RandomResize', scale=size, ratio_range=(0.7, 1.7), keep_ratio=True),
     dict(type='RandomCrop', crop_type='absolute', crop_size=size, allow_negative_crop=True),
-    dict(type='YOLOXHSVRandomAug'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
 ]
+plain_pipeline = [*load, *resize, *change]
 mosaic_pipeline = [
-    *plain_pipeline[:2],
+    *load,
     dict(type='CachedMosaic', img_scale=size, prob=0.5),
-    *plain_pipeline[2:],
+    *resize,
+    *change,
 ]
 train_dataloader = dict(
     dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline=mosaic_pipeline))
