@@ -195,11 +195,12 @@ class Place:
             mask = torch.zeros(1, height, width, dtype=torch.bool, device=feat.device)
         # Images keep their pixels at the top left: the first row and column tell the size.
         columns, rows = (~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)
-        cell = 1 / torch.stack((columns, rows), dim=1).to(torch.float32)
+        # A floating type from the start: of whole numbers a traced graph of one size makes float64.
+        dtype = torch.promote_types(feat.dtype, torch.float32)
+        cell = 1 / torch.stack((columns, rows), dim=1).to(dtype)
         # Measured from the middle of the image, for precision.
-        # In float32 from the start: of whole numbers a traced graph of one size makes float64.
         column, row = (
-            torch.arange(count, device=feat.device, dtype=torch.float32) for count in (width, height)
+            torch.arange(count, device=feat.device, dtype=dtype) for count in (width, height)
         )
         x = (column + 0.5) * cell[:, :1] - 0.5
         y = (row + 0.5) * cell[:, 1:] - 0.5
@@ -299,7 +300,7 @@ def embed_centres(
     """
     point = boxes[..., :2] if place is None else boxes[..., :2] + 0.5 * place.cell[:, None]
     point = point * encoding.scale
-    index = torch.arange(encoding.num_feats, device=boxes.device, dtype=torch.float32)
+    index = torch.arange(encoding.num_feats, device=boxes.device, dtype=boxes.dtype)
     wave = encoding.temperature ** (2 * (index // 2) / encoding.num_feats)
     angle = point[..., None] / wave
     parts = torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

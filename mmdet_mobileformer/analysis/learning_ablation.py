@@ -238,27 +238,39 @@ def ablation_runs(
     ]
 
 
-def missing_runs(runs: Sequence[Run], results: Iterable[Result]) -> list[Run]:
-    """Those without a result of their config as it is now."""
-    done = known(results)
-    return [run for run in runs if find(run, done) is None]
+def missing_runs(runs: Sequence[Run], results: Iterable[Result], here: str) -> list[Run]:
+    """Those without a result of their config as it is now.
+
+    Variants are compared with the whole recipe on the same processor, so its first seed is missing unless
+    ``here``, this machine's processor, has trained it.
+    """
+    results = list(results)
+    done, done_here = known(results), known(r for r in results if r.cpu == here)
+    base = next((run for run in runs if run.model == "fast"), None)
+    return [run for run in runs if find(run, done_here if run is base else done) is None]
 
 
 def ablation_table(results: Sequence[Result], task: str = TASK) -> str:
-    """The ablation as Markdown; of several results of one variant and seed the last counts."""
-    latest: dict[tuple[str, int], Result] = {}
+    """The ablation as Markdown, a table per processor; of several results of one variant and seed the last counts."""
+    by_cpu: dict[str, dict[tuple[str, int], Result]] = {}
     for result in results:
         if result.kind == "ablation" and result.task == task:
-            latest[result.model, result.seed] = result
-    by_name: dict[str, list[Result]] = {}
-    for (name, _), result in latest.items():
-        by_name.setdefault(name, []).append(result)
-    if not by_name:
+            by_cpu.setdefault(result.cpu, {})[result.model, result.seed] = result
+    if not by_cpu:
         return f"There is no run of the ablation on {task} yet: see the plan."
+    return "\n\n".join(
+        f"**{TASKS[task].title}: AP on the 200 pictures of choices; {cpu}**\n\n{_table(list(latest.values()))}"
+        for cpu, latest in by_cpu.items()
+    )
+
+
+def _table(results: Sequence[Result]) -> str:
+    """The variants that one processor has trained."""
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.model, []).append(result)
     base = [r.select_ap for r in by_name.get("fast", [])]
     lines = [
-        f"**{TASKS[task].title}: AP on the 200 pictures of choices**",
-        "",
         "| | variant | AP | difference | AP50 | steps | minutes | seeds |",
         "| -- | -- | -- | -- | -- | -- | -- | -- |",
     ]

@@ -128,6 +128,7 @@ class Settings:
         seeds: Seeds of reported rows.
         cpu: The processor (:attr:`Result.cpu`) whose rows count alone, since in the same minutes
             another does more steps or fewer; None for all.
+        here: The processor of this machine.
     """
 
     minutes: float | None = None
@@ -135,6 +136,7 @@ class Settings:
     threads: int = 1
     seeds: Sequence[int] = (0,)
     cpu: str | None = None
+    here: str = field(default_factory=lambda: this_cpu())
 
 
 def known(results: Iterable[Result]) -> dict[tuple[str, str, int], Result]:

@@ -19,10 +19,13 @@ class Search:
     """The runs of one model on one task: learning rates, augmentations, reported rows.
 
     The learning rates of the first trials are the config's, half and twice of it. While the best is
-    the largest or the smallest, one beyond it is tried too. Then the other augmentations at the best
-    learning rate. The best trials, by AP50, are trained for the whole budget, as many as the task has
-    finalists; the best of them on the pictures of choices is the reported row
-    (:func:`~.learning_report.rows`). A task may take its settings from the trials of another.
+    the largest or the smallest, one beyond it is tried too. Then all augmentations at the best learning
+    rate. The best of these, by AP50, are trained for the whole budget, as many as the task has finalists; the
+    best of them on the pictures of choices is the reported row (:func:`~.learning_report.rows`). A task may
+    take its settings from the trials of another.
+
+    Trials that are compared with each other are of one processor, since another does more steps in the same
+    minutes: whichever has all of them, this machine's first.
 
     Args:
         task: Key of the tasks.
@@ -41,9 +44,15 @@ class Search:
         self.task = TASKS[task]
         self.candidate = candidate
         self.settings = settings or Settings()
+        results = list(results)
         cpu = self.settings.cpu
-        # What trials choose on one processor serves on another: rows alone are compared in minutes.
-        self.done = known(r for r in results if r.kind == "trial" or cpu in (None, r.cpu))
+        self.reports = known(r for r in results if r.kind == "report" and cpu in (None, r.cpu))
+        here = self.settings.here
+        #: Trials by processor.
+        self.trials = {
+            one: known(r for r in results if r.kind == "trial" and r.cpu == one)
+            for one in (here, *sorted({r.cpu for r in results} - {here}))
+        }
         self.base = base_lr(candidate.config)
 
     def missing(self) -> list[Run]:
@@ -52,21 +61,21 @@ class Search:
             return self._missing_of(self._reports([(self.candidate.lr_factors[0], AUGMENTATIONS[0])]))
         factors = list(self.candidate.lr_factors)
         while True:
-            trials = {factor: self._run("trial", factor) for factor in factors}
-            if missing := self._missing_of(trials.values()):
-                return missing
-            best = max(factors, key=lambda factor: self._score(trials[factor]))
+            trials = [self._run("trial", factor) for factor in factors]
+            scores = self._scores(trials)
+            if scores is None:
+                return self._missing_here(trials)
+            best = factors[scores.index(max(scores))]
             if len(factors) >= MOST_LRS or best not in (max(factors), min(factors)):
                 break
             factors.append(best * 2 if best == max(factors) else best / 2)
-        settings = [(factor, AUGMENTATIONS[0]) for factor in factors]
-        settings += [(best, name) for name in AUGMENTATIONS[1:]]
-        if missing := self._missing_of(self._run("trial", *setting) for setting in settings):
-            return missing
-        scores = {setting: self._score(self._run("trial", *setting)) for setting in settings}
-        ranked = sorted(settings, key=lambda setting: -scores[setting])
-        ranked = [setting for setting in ranked if scores[setting] != DIVERGED]
-        return self._missing_of(self._reports(ranked[: self.task.finalists]))
+        trials = [self._run("trial", best, name) for name in AUGMENTATIONS]
+        scores = self._scores(trials)
+        if scores is None:
+            return self._missing_here(trials)
+        ranked = sorted(range(len(trials)), key=lambda place: -scores[place])
+        finalists = [place for place in ranked if scores[place] != DIVERGED][: self.task.finalists]
+        return self._missing_of(self._reports([(best, AUGMENTATIONS[place]) for place in finalists]))
 
     def minutes_after(self) -> float:
         """Minutes of training that follow, at least, on the runs that can be done now."""
@@ -75,7 +84,7 @@ class Search:
             return 0.0
         report = self._run("report", 1.0).minutes * len(self.settings.seeds) * self.task.finalists
         # Trials of another task stand with that one.
-        first = missing[0].augmentation == AUGMENTATIONS[0] and not self.task.like
+        first = {run.augmentation for run in missing} == {AUGMENTATIONS[0]} and not self.task.like
         return report + (missing[0].minutes * (len(AUGMENTATIONS) - 1) if first else 0)
 
     def _run(
@@ -92,12 +101,19 @@ class Search:
     def _reports(self, settings: Iterable[tuple[float, str]]) -> list[Run]:
         return [self._run("report", *setting, seed) for setting in settings for seed in self.settings.seeds]
 
-    def _missing_of(self, runs: Iterable[Run]) -> list[Run]:
-        return [run for run in runs if find(run, self.done) is None]
+    def _missing_of(self, reports: Iterable[Run]) -> list[Run]:
+        return [run for run in reports if find(run, self.reports) is None]
 
-    def _score(self, run: Run) -> float:
-        result = find(run, self.done)
-        return DIVERGED if result is None or result.diverged else result.select_ap50
+    def _missing_here(self, trials: Iterable[Run]) -> list[Run]:
+        return [run for run in trials if find(run, self.trials[self.settings.here]) is None]
+
+    def _scores(self, trials: Sequence[Run]) -> list[float] | None:
+        """Scores of trials of one processor; None if none has all of them."""
+        for done in self.trials.values():
+            results = [result for run in trials if (result := find(run, done)) is not None]
+            if len(results) == len(trials):
+                return [DIVERGED if r.diverged else r.select_ap50 for r in results]
+        return None
 
 
 def chosen(

@@ -235,8 +235,10 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     rate = base_lr(candidate.config)
     results: list[Result] = []
 
+    here = Settings(here=result_of(FAST, 0.0).cpu)
+
     def missing() -> list[Run]:
-        return Search("shapes", candidate, results).missing()
+        return Search("shapes", candidate, results, here).missing()
 
     first = missing()
     assert [run.lr for run in first] == [rate, rate / 2, 2 * rate]
@@ -250,7 +252,7 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     assert [(run.augmentation, run.lr) for run in others] == [
         (name, 2 * rate) for name in AUGMENTATIONS[1:]
     ]
-    assert "then at least 30 minutes more" in describe([Search("shapes", candidate, results)])
+    assert "then at least 30 minutes more" in describe([Search("shapes", candidate, results, here)])
     # AP50 decides, not AP.
     results += [result_of(run, ap, select_ap=0.9 - ap) for run, ap in zip(others, (0.1, 0.4, 0.3))]
     # The two best ones are trained for the whole budget.
@@ -265,10 +267,21 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     # Rows of another processor are repeated when that is asked for, with what its trials chose.
     assert Search("shapes", candidate, results, Settings(cpu="another")).missing() == reports
     assert Search("shapes", candidate, results, Settings(cpu=results[0].cpu)).missing() == []
+    # Trials that are compared are of one processor, whichever has them all; else this one does all of them.
+    moved = [replace(result, cpu="another") if result.kind == "trial" else result for result in results]
+    assert Search("shapes", candidate, moved, here).missing() == []
+    for which, count in ((first[0], 3), (others[0], 4)):
+        mixed = [
+            replace(result, cpu="another") if result.config_hash == config_hash(which) else result
+            for result in results
+        ]
+        repeated = Search("shapes", candidate, mixed, Settings(here="a third")).missing()
+        assert len(repeated) == count and {run.kind for run in repeated} == {"trial"}
+        assert Search("shapes", candidate, mixed, here).missing() == [which]
     # On person the best trial alone is trained on; COCO's classes take it from there.
     photos: list[Result] = []
     for _ in range(2):
-        trials = [*Search("person", candidate, photos).missing(), *Search("coco80", candidate, photos).missing()]
+        trials = [run for task in ("person", "coco80") for run in Search(task, candidate, photos, here).missing()]
         assert {(run.kind, run.task) for run in trials} == {("trial", "person")}
         photos += [result_of(run, 0.1 if run.lr == rate else 0.05) for run in trials]
     assert [(run.task, run.minutes, run.lr) for run in Search("person", candidate, photos).missing()] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,11 +116,19 @@ def test_missing_runs_and_table() -> None:
     assert [run.seed for run in runs if run.model == "fast"] == [0, 1, 2]
     done = [result_of(run, 0.03 + 0.002 * run.seed) for run in runs if run.model == "fast"]
     done += [result_of(RUNS["without_dense"], 0.01), result_of(RUNS["tokens_1"], 0.03, diverged=True)]
-    assert len(missing_runs(runs, done)) == len(runs) - 5
+    here = done[0].cpu
+    assert len(missing_runs(runs, done, here)) == len(runs) - 5
+    # Another processor has the recipe to train first, and no other variant again.
+    again = missing_runs(runs, done, "another")
+    assert again[0] == runs[0] and len(again) == len(runs) - 4
     text = ablation_table(done)
     assert "| recipe | the whole recipe | 0.032 (0.030-0.034) | - |" in text
     assert "| left out | dense auxiliary head (or none) | 0.010 | -0.022 |" in text
     assert "0.030, diverged" in text and "by 0.004 (highest minus lowest of 3)" in text
+    other = [replace(result_of(run, 0.05), cpu="another") for run in (runs[0], RUNS["without_near"])]
+    tables = ablation_table([*done, *other]).split("\n\n**")
+    assert len(tables) == 2 and tables[0] == text and "; another**" in tables[1]
+    assert "| the whole recipe | 0.050 | - |" in tables[1] and "| +0.000 |" in tables[1]
     assert ablation_table([]).startswith("There is no run")
     with pytest.raises(ValueError, match="no variant 'x'"):
         ablation_runs(["x"])

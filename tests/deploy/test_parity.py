@@ -10,15 +10,18 @@ pytest.importorskip("mmdet.models")
 from mmdet_mobileformer.deploy.export import check_parity  # noqa: E402
 from mmdet_mobileformer.deploy.parity import (  # noqa: E402
     BOX_TOLERANCE,
+    MOST_BOX_TOLERANCE,
+    ROUNDINGS,
     SCORE_TOLERANCE,
+    Found,
     Parity,
+    box_tolerance,
     drawn_images,
     match,
     table,
 )
 
 SIDE = np.float32([200, 100, 200, 100])
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def detections() -> Found:
@@ -65,6 +68,24 @@ def test_what_is_elsewhere_is_missing(change: dict[str, object]) -> None:
     assert match(detections(), changed(**change), SIDE)[2] == 1
 
 
+@pytest.mark.parametrize(
+    ("moved", "share"),
+    [
+        (0.0, BOX_TOLERANCE),
+        (0.1 * BOX_TOLERANCE, BOX_TOLERANCE),
+        (2.0 * BOX_TOLERANCE, ROUNDINGS * 2.0 * BOX_TOLERANCE),
+        (0.9 * MOST_BOX_TOLERANCE, MOST_BOX_TOLERANCE),
+    ],
+)
+def test_what_is_rounding_is_measured_on_the_model(moved: float, share: float) -> None:
+    other = changed(box=(2, [0, 0, 199, 99 - 100 * moved]))
+    assert box_tolerance(other, detections(), SIDE) == pytest.approx(share, rel=0.1)
+    found = changed(box=(1, [20 + 200 * 0.8 * share, 20, 90, 80]))
+    assert match(detections(), found, SIDE, share)[2] == 0
+    found = changed(box=(1, [20 + 200 * 1.2 * share, 20, 90, 80]))
+    assert match(detections(), found, SIDE, share)[2] == 1
+
+
 def test_a_partner_is_taken_once() -> None:
     boxes, scores, labels = detections()
     boxes[0, 1], scores[0, 1], labels[0, 1] = boxes[0, 0], scores[0, 0], labels[0, 0]
@@ -77,14 +98,14 @@ def test_the_last_rank_may_go_to_another() -> None:
 
 
 def test_a_mismatch_is_named() -> None:
-    rows = [Parity("onnxruntime", (1, 64, 96), 1e-7, 1e-4, 10, 0)]
+    rows = [Parity("onnxruntime", (1, 64, 96), 1e-7, 1e-4, 0.001, 10, 0)]
     check_parity(rows)
     line = table(rows).splitlines()[1]
     assert line.startswith("onnxruntime") and "1 x 64 x 96" in line and "0 of 10" in line
     with pytest.raises(ValueError, match="openvino does not find .* at 2 x 65 x 97: 3 of 10"):
-        check_parity([*rows, Parity("openvino", (2, 65, 97), 1e-7, 1e-4, 10, 3)])
+        check_parity([*rows, Parity("openvino", (2, 65, 97), 1e-7, 1e-4, 0.001, 10, 3)])
     with pytest.raises(ValueError, match="does not find"):
-        check_parity([Parity("openvino", (2, 65, 97), float("nan"), 0.0, 10, 0)])
+        check_parity([Parity("openvino", (2, 65, 97), float("nan"), 0.0, 0.001, 10, 0)])
 
 
 def test_pictures_are_not_flat() -> None:

@@ -44,7 +44,8 @@ def main() -> None:
         )
 
         def missing() -> list[learning_runs.Run]:
-            return learning_ablation.missing_runs(runs, learning_runs.read_results(file))
+            results = learning_runs.read_results(file)
+            return learning_ablation.missing_runs(runs, results, learning_runs.this_cpu())
 
         if args.do == "plan":
             left = missing()
