@@ -64,6 +64,8 @@ SHORTER = [
     # Seconds in place of two hours, on pictures that are there.
     (r"(e2emf_52m_person\w*\.py 2 --data-root data/coco)_mini(.*)", r"\1\2 "
      "train_cfg.minutes=0.1 train_cfg.val_points=1 train_dataloader.batch_size=1"),
+    # One epoch in place of six.
+    (r"(e2emf_demo_by_epochs\.py 2.*)", r"\1 train_cfg.max_epochs=1 train_cfg.val_interval=1"),
     # pip finds everything installed, and installs nothing into the environment of these tests.
     (r"-m pip install ", "-m pip install --no-index --dry-run "),
     (r"python3\.11 -m venv \.venv-imagenet", "python3.11 -m venv --without-pip made-venv"),
