@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--here", action="store_true",
         help="plan, run: rows of other processors count as missing, since their minutes are others; trials "
-        "of any processor choose",
+        "choose that are all of one processor, whichever it is",
     )
     parser.add_argument("--out", type=Path, help="plot: folder (default: beside the results)")
     add_common(parser)
