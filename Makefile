@@ -18,7 +18,7 @@ SHORT := tests/test_stack.py tests/test_golden.py tests/test_configs.py tests/te
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: ## the virtual environment .venv with the verified versions (first time about 15 minutes, then seconds)
+setup: ## the virtual environment .venv with the verified versions (first time about 10 minutes, then seconds)
 	@tools/setup_env.sh
 
 demo: setup ## draw the embedded data set, train a small E2E-MF on it, score it and show it (20 minutes at most)
@@ -27,7 +27,7 @@ demo: setup ## draw the embedded data set, train a small E2E-MF on it, score it 
 demo-short: setup ## the same with five minutes of training, which is what CI has time for
 	$(VPY) tools/demo.py --least-ap 0.02 --cfg-options train_cfg.minutes=5
 
-# Tests run side by side, a file in one process: what a file's tests share, such as the blocks of a page, is made once.
+# Tests run side by side, a file in one process (tests/conftest.py): what a file's tests share is made once.
 test: setup ## the test suite (10 minutes at most)
 	$(VPY) -m pytest -n auto --dist loadfile -m 'not slow and not distributed'
 

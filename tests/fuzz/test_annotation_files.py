@@ -99,7 +99,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("annotations") / "data")
 
 
-@sizes(30, 500)
+@sizes(30, 200)
 @pytest.mark.parametrize("skip_doctor", [False, True], ids=["doctor", "no doctor"])
 def test_annotation_files(
     skip_doctor: bool,
@@ -138,7 +138,7 @@ def test_annotation_files(
     assert any(worked) and not all(worked)
 
 
-@sizes(20, 150)
+@sizes(20, 100)
 def test_files_that_are_no_json(
     cases: int,
     data: Path,

@@ -90,7 +90,7 @@ def command_line(known: dict[str, Any], tool: str) -> st.SearchStrategy[list[str
     )
 
 
-@sizes(40, 500)
+@sizes(40, 300)
 @pytest.mark.parametrize("tool", ["train", "test"])
 def test_command_lines(
     tool: str,
@@ -113,7 +113,7 @@ def test_command_lines(
     assert any(worked) and not all(worked)
 
 
-@sizes(8, 200)
+@sizes(8, 60)
 def test_configs_that_cannot_be_built(
     cases: int, known: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ def model() -> Any:
     return MODELS.build(Config.fromstring(CONFIG, ".py").model)
 
 
-@sizes(60, 500)
+@sizes(60, 300)
 def test_bytes(cases: int, tmp_path: Path) -> None:
     """Files cut off and with other bytes in between, zipped or not; or nothing but such bytes."""
     content = dict(state_dict={"a.weight": torch.ones(3, 4)}, meta=dict(epoch=1, cfg="x = 1"))
@@ -108,7 +108,7 @@ def mutate(state: dict[str, Any], changes: list[tuple[Any, ...]]) -> dict[str, A
 WRAPPERS = st.sampled_from(["state_dict", "state_dict", "model", None, "weights"])
 
 
-@sizes(20, 300)
+@sizes(20, 100)
 def test_weights(cases: int, model: Any, tmp_path: Path) -> None:
     """For testing, resuming and as a start; what is accepted, mmengine loads without an error."""
     original = {k: v.clone() for k, v in model.state_dict().items()}
@@ -130,7 +130,7 @@ def test_weights(cases: int, model: Any, tmp_path: Path) -> None:
     assert any(worked) and not all(worked)
 
 
-@sizes(20, 250)
+@sizes(20, 100)
 def test_weights_of_a_backbone(cases: int, tmp_path: Path) -> None:
     backbone = MobileFormer("26m")
     original = {f"backbone.{k}": v.clone() for k, v in backbone.state_dict().items()}
@@ -155,7 +155,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for k, v in items for place in [(*path, k), *places(v, (*path, k))]]
 
 
-@sizes(10, 200)
+@sizes(10, 70)
 def test_states_of_a_training(cases: int, tmp_path: Path) -> None:
     """A value of another type, or none, anywhere in what a run is resumed from."""
     allow_mmengine_checkpoints()

@@ -94,7 +94,7 @@ CASES = st.fixed_dictionaries(
 )
 
 
-@sizes(25, 350)
+@sizes(25, 100)
 def test_pictures_through_the_whole_way(
     cases: int, tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,7 @@ def test_pictures_through_the_whole_way(
     assert len(trained) > cases / 10 and len(tested) > cases / 10
 
 
-@sizes(20, 250)
+@sizes(20, 150)
 def test_the_network_takes_any_size(cases: int) -> None:
     """Without resizing: 1 x 4,000 px, odd sizes, padding on either side."""
     detector = model()

@@ -69,6 +69,7 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     assert int(kept) * 4 < int(without)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not ON_REQUEST.exists() or "[madvise]" not in ON_REQUEST.read_text(),
     reason="huge pages are not given on request here",

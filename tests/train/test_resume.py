@@ -69,11 +69,13 @@ def test_stopped_and_resumed(by_epoch: bool, stops: list[int], tmp_path: Path) -
     compare(tmp_path, stops, by_epoch=by_epoch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_epoch", [True, False], ids=["epochs", "iterations"])
 def test_with_workers(by_epoch: bool, tmp_path: Path) -> None:
     compare(tmp_path, [8], by_epoch=by_epoch, workers=2)
 
 
+@pytest.mark.slow
 def test_a_batch_sampler_of_mmdet(tmp_path: Path) -> None:
     compare(
         tmp_path, [3, 7], **{"train_dataloader.batch_sampler": dict(type="mmdet.AspectRatioBatchSampler")}
