@@ -278,6 +278,8 @@ assert kept.tolist() == [1]' >>"$LOG" 2>&1
 # from these it ignores the result and reads them again, which is slower and right. Other compilers, nvcc too, go without.
 precompile_headers() {
   local places
+  # CFLAGS are split at blanks.
+  [[ ${TMPDIR:-/tmp} != *[[:space:]]* ]] || return 0
   "${CXX:-c++}" --version 2>/dev/null | grep -q 'Free Software Foundation' || return 0
   "$VPY" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' || return 0
   mapfile -t places < <("$VPY" -c '
