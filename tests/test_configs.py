@@ -160,7 +160,11 @@ def test_the_second_training_of_persons_differs_in_data_and_rate() -> None:
 def test_the_demo_by_epochs_is_the_demo() -> None:
     demo, by_epochs = Config.fromfile(str(DEMO)), Config.fromfile(str(BY_EPOCHS))
     changed = {key for key in by_epochs if by_epochs[key] != demo.get(key)}
-    assert changed == {"train_cfg", "param_scheduler", "max_epochs"}
+    waits = {"model", "find_unused_parameters"}
+    assert changed == {"train_cfg", "param_scheduler", "max_epochs", *waits}
+    # In the steps that are compared all of the model learns.
+    assert demo.model.pop("dense_first") and not by_epochs.model.pop("dense_first")
+    assert demo.model == by_epochs.model
 
 
 def test_the_test_size_is_chosen_on_the_command_line() -> None:

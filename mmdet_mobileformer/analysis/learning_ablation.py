@@ -17,6 +17,8 @@ from .learning_runs import Result, find, known
 
 #: The recipe whose parts are measured: that of ``make demo``, on the task where minutes are enough to tell.
 CONFIG = "e2emf_demo"
+#: But all of it learns from the first step, in every variant: what the wait brings is a row of its own.
+TOGETHER = {"model.dense_first": 0}
 TASK = "shapes"
 MINUTES = 10.0
 #: What trials chose for it (docs/learning/results.jsonl).
@@ -111,7 +113,7 @@ class Variant:
         name: Its name in the results.
         title: What it is, for the table.
         group: Heading in the table.
-        options: Overrides of the recipe's config.
+        options: Overrides of the recipe's config, beside :data:`TOGETHER`.
         augmentation: As in :class:`~mmdet_mobileformer.analysis.learning.Run`.
         ema: Whether a moving average of the weights is validated.
     """
@@ -133,7 +135,7 @@ def variants() -> dict[str, Variant]:
     """All rows, what tells most first: the recipe, each part left out, the paper's switches, each alone, additions."""
     whole = set(PARTS)
     made = [
-        Variant("fast", "the whole recipe", "recipe", {}),
+        Variant("fast", "the whole recipe, queries from the first step", "recipe", {}),
         Variant("plain", "none of its parts", "recipe", options_of(()), ema=False),
     ]
     for part, title in PARTS.items():
@@ -178,7 +180,7 @@ def variants() -> dict[str, Variant]:
         Variant("dense_beside", "dense head on the backbone's features, not on the head's maps", group,
                 {"model.aux_neck": dict(type="MobileFormerFPN", arch="52m", out_channels=128,
                                         num_outs=3)}),
-        Variant("dense_first", "dense head alone for 45 % of the time", group,
+        Variant("dense_first", "dense head alone for 45 % of the time, as in make demo", group,
                 {"model.dense_first": 0.45}),
         Variant("dense_first_growing", "and pictures of half the size for 60 % of it", group,
                 {"model.dense_first": 0.45}, "growing"),
@@ -231,7 +233,7 @@ def ablation_runs(
     rate = base_lr(CONFIG) if lr is None else lr
     return [
         Run("ablation", task, name, CONFIG, rate * variant.lr_factor, variant.augmentation, seed,
-            minutes, processes, threads, dict(variant.options), variant.ema)
+            minutes, processes, threads, {**TOGETHER, **variant.options}, variant.ema)
         for name, variant in known_variants.items()
         if names is None or name in names
         for seed in (base_seeds if name == "fast" else seeds)

@@ -154,6 +154,9 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
     # Not for all: peers' runs, and the hashes of their configs, do not depend on our options.
     if cfg.model.get("dense_first"):
         cfg.find_unused_parameters = True
+    else:
+        # A recipe without a wait is the one that has no such option.
+        cfg.model.pop("dense_first", None)
     # What a forked or quantised wrapper of the config would need GPUs for.
     cfg.optim_wrapper.type = "OptimWrapper"
     source = SOURCES[task.data]

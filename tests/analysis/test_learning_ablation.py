@@ -59,6 +59,15 @@ def test_all_parts_are_the_recipe_and_none_is_plain() -> None:
         options_of(["x"])
 
 
+def test_queries_wait_only_where_a_variant_says_so() -> None:
+    told = {name: config(name).model.get("dense_first") for name in RUNS}
+    waiting = {name for name, share in told.items() if share}
+    assert waiting == {"dense_first", "dense_first_growing"}
+    # No wait is hashed as a recipe without the option.
+    assert {share for share in told.values() if not share} == {None}
+    assert [bool(config(name).get("find_unused_parameters")) for name in ("fast", "dense_first")] == [False, True]
+
+
 def test_a_part_left_out_is_the_only_difference() -> None:
     whole, without = config("fast").to_dict(), config("without_dense").to_dict()
     assert without["model"].pop("aux_head") is None and whole["model"].pop("aux_head")
@@ -122,13 +131,13 @@ def test_missing_runs_and_table() -> None:
     again = missing_runs(runs, done, "another")
     assert again[0] == runs[0] and len(again) == len(runs) - 4
     text = ablation_table(done)
-    assert "| recipe | the whole recipe | 0.032 (0.030-0.034) | - |" in text
+    assert "| recipe | the whole recipe, queries from the first step | 0.032 (0.030-0.034) | - |" in text
     assert "| left out | dense auxiliary head (or none) | 0.010 | -0.022 |" in text
     assert "0.030, diverged" in text and "by 0.004 (highest minus lowest of 3)" in text
     other = [replace(result_of(run, 0.05), cpu="another") for run in (runs[0], RUNS["without_near"])]
     tables = ablation_table([*done, *other]).split("\n\n**")
     assert len(tables) == 2 and tables[0] == text and "; another**" in tables[1]
-    assert "| the whole recipe | 0.050 | - |" in tables[1] and "| +0.000 |" in tables[1]
+    assert "| the whole recipe, queries from the first step | 0.050 | - |" in tables[1] and "| +0.000 |" in tables[1]
     assert ablation_table([]).startswith("There is no run")
     with pytest.raises(ValueError, match="no variant 'x'"):
         ablation_runs(["x"])
