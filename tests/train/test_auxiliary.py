@@ -21,6 +21,13 @@ from mmdet_mobileformer.train import auxiliary  # noqa: E402
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "e2emf_demo.py"
 
 
+def demo_model() -> Any:
+    """The demo's model, all of which learns from the first step, whatever earlier tests told of their training."""
+    cfg = Config.fromfile(str(DEMO)).model
+    assert cfg.pop("dense_first")
+    return cfg
+
+
 def sample(boxes: list[list[float]]) -> DetDataSample:
     shape = (64, 64)
     result = DetDataSample(
@@ -36,7 +43,7 @@ def sample(boxes: list[list[float]]) -> DetDataSample:
 
 def test_the_dense_head_trains_and_inference_does_not_know_it() -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     model = MODELS.build(cfg)
     images = torch.randn(2, 3, 64, 64)
     for boxes in ([[4.0, 5.0, 30.0, 40.0]], []):
@@ -61,7 +68,7 @@ def test_the_dense_head_trains_and_inference_does_not_know_it() -> None:
 
 def test_the_dense_head_can_be_left_out() -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     cfg.aux_head = None
     model = MODELS.build(cfg)
     losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
@@ -70,7 +77,7 @@ def test_the_dense_head_can_be_left_out() -> None:
 
 def test_it_teaches_the_maps_that_the_queries_read() -> None:
     register_all_modules(init_default_scope=True)
-    model = MODELS.build(Config.fromfile(str(DEMO)).model)
+    model = MODELS.build(demo_model())
     maps: list[torch.Tensor] = []
     feats = model.extract_feat(torch.randn(1, 3, 64, 96))
     model.bbox_head(feats, maps=maps)
@@ -83,7 +90,7 @@ def test_it_teaches_the_maps_that_the_queries_read() -> None:
 
 def test_a_neck_of_its_own_reads_the_backbone_s_features() -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     cfg.aux_neck = dict(type="MobileFormerFPN", arch="52m", out_channels=128, num_outs=3)
     model = MODELS.build(cfg)
     losses = model.loss(torch.randn(1, 3, 64, 64), [sample([[4.0, 5.0, 30.0, 40.0]])])
@@ -97,7 +104,7 @@ def test_a_neck_of_its_own_reads_the_backbone_s_features() -> None:
 )
 def test_a_dense_head_that_does_not_fit_the_maps_is_named(key: str, value: Any) -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     cfg.aux_head[key] = value
     with pytest.raises(ValueError, match=r"128 channels at strides \[8, 16, 32\], but has") as caught:
         MODELS.build(cfg)
@@ -106,7 +113,7 @@ def test_a_dense_head_that_does_not_fit_the_maps_is_named(key: str, value: Any) 
 
 def test_a_dense_head_with_anchors_reads_the_maps_too() -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     anchors = dict(type="AnchorGenerator", ratios=[1.0], scales=[4], strides=[8, 16, 32])
     cfg.aux_head = dict(
         type="ATSSHead", num_classes=6, in_channels=128, feat_channels=32, stacked_convs=1,
@@ -123,11 +130,11 @@ def test_a_dense_head_with_anchors_reads_the_maps_too() -> None:
 
 def test_maps_are_e2emf_s() -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     cfg.aux_head = dict(type="DETRHead", num_classes=6)
     with pytest.raises(ValueError, match="strides=None: change it, or give an aux_neck"):
         MODELS.build(cfg)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     cfg.bbox_head = dict(cfg.aux_head, in_channels=1)
     with pytest.raises(ValueError, match="FCOSHead has no maps for an aux_head without an aux_neck"):
         MODELS.build(cfg)
@@ -135,7 +142,7 @@ def test_maps_are_e2emf_s() -> None:
 
 def waiting_model(**kwargs: Any) -> Any:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     return MODELS.build(dict(cfg, dense_first=0.5, **kwargs))
 
 
@@ -209,7 +216,7 @@ def test_a_dense_head_with_a_neck_of_its_own_can_be_first(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_is_none_is_named(share: float) -> None:
     register_all_modules(init_default_scope=True)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     with pytest.raises(ValueError, match=f"dense_first={share}: give a share"):
         MODELS.build(dict(cfg, dense_first=share))
 
@@ -217,7 +224,7 @@ def test_a_share_that_is_none_is_named(share: float) -> None:
 def test_waiting_needs_a_dense_head_and_our_head() -> None:
     with pytest.raises(ValueError, match="dense_first needs an aux_head"):
         waiting_model(aux_head=None)
-    cfg = Config.fromfile(str(DEMO)).model
+    cfg = demo_model()
     head = dict(type="FCOSHead", num_classes=6, in_channels=128)
     with pytest.raises(ValueError, match="dense_first is for E2EMFHead: .* with FCOSHead"):
         auxiliary._check_dense_first(0.5, MODELS.build(head), MODELS.build(cfg.aux_head))
