@@ -64,6 +64,9 @@ SHORTER = [
     # Seconds in place of two hours, on pictures that are there.
     (r"(e2emf_52m_person\w*\.py 1 --data-root data/coco)_mini(.*)", r"\1\2 "
      "train_cfg.minutes=0.1 train_cfg.val_points=1 train_dataloader.batch_size=1"),
+    # Seconds in place of the demonstration's 17 minutes, which learn nothing.
+    (r"(tools/demo\.py) (--cfg-options .*)", r"\1 --least-ap 0 \2 train_cfg.minutes=0.3 "
+     "default_hooks.logger.interval=1"),
     # Seconds in place of half a minute, which shows the same.
     (r"train_cfg\.minutes=0\.5", "train_cfg.minutes=0.05"),
     # One epoch in place of six.
