@@ -64,7 +64,7 @@ SHORTER = [
     # Seconds in place of two hours, on pictures that are there.
     (r"(e2emf_52m_person\w*\.py 1 --data-root data/coco)_mini(.*)", r"\1\2 "
      "train_cfg.minutes=0.1 train_cfg.val_points=1 train_dataloader.batch_size=1"),
-    # Seconds in place of the demonstration's 17 minutes, which learn nothing.
+    # Seconds in place of the demonstration's 17 minutes. They learn nothing, so no AP is asked for.
     (r"(tools/demo\.py) (--cfg-options .*)", r"\1 --least-ap 0 \2 train_cfg.minutes=0.3 "
      "default_hooks.logger.interval=1"),
     # Seconds in place of half a minute, which shows the same.
