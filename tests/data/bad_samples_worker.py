@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from small_set import config
 
 from mmdet_mobileformer.data.bad_samples_hook import skip_bad_samples
+from mmdet_mobileformer.train.launch import close_launcher
 
 work_dir, root, strict = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "strict"
 dist.init_process_group("gloo")
@@ -27,4 +28,6 @@ except ValueError as error:
     print(f"rank {dist.get_rank()} stops: {error}")
     raise SystemExit(1) from None
 (work_dir / f"seen{dist.get_rank()}.json").write_text(json.dumps(runner.model.module.seen))
-dist.destroy_process_group()
+# A thread of the group that outlives Python may abort the process.
+del runner
+close_launcher()

@@ -73,19 +73,22 @@ def gradients(wrapped: nn.Module, model: nn.Module, images: Tensor, samples: Any
     return dict(loss=loss.detach(), grads=grads)
 
 
+def measure(boxes: list[int]) -> dict[str, Any]:
+    """Gradients of this process's share of a batch."""
+    rank, world = get_dist_info()
+    model, cfg = build()
+    adapt_to_processes(cfg, "pytorch")
+    wrapped = MODEL_WRAPPERS.build(cfg.model_wrapper_cfg, default_args=dict(module=model))
+    images, samples = batch(boxes)
+    share = len(boxes) // world
+    mine = slice(rank * share, (rank + 1) * share)
+    return gradients(wrapped, model, images[mine], samples[mine])
+
+
 def main(out: Path, counts: list[list[int]]) -> None:
     init_launcher("pytorch")
-    rank, world = get_dist_info()
-    results = []
-    for boxes in counts:
-        model, cfg = build()
-        adapt_to_processes(cfg, "pytorch")
-        wrapped = MODEL_WRAPPERS.build(cfg.model_wrapper_cfg, default_args=dict(module=model))
-        images, samples = batch(boxes)
-        share = len(boxes) // world
-        mine = slice(rank * share, (rank + 1) * share)
-        results.append(gradients(wrapped, model, images[mine], samples[mine]))
-    torch.save(results, out / f"rank{rank}.pth")
+    results = [measure(boxes) for boxes in counts]
+    torch.save(results, out / f"rank{get_dist_info()[0]}.pth")
     close_launcher()
 
 
