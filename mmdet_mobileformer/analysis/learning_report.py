@@ -190,7 +190,7 @@ def _label_ends(
     places: dict[int, float] = {}
     for x, y, name, below, colour in sorted(ends, key=lambda end: end[1]):
         column = round(20 * x / right)
-        places[column] = max(y, places.get(column, -1.0) + gap)
+        places[column] = max(y, places.get(column, -gap / 2) + gap)
         axes.annotate(
             f"{name}  {y:.3f}{below}",
             (x, y),
@@ -199,4 +199,6 @@ def _label_ends(
             fontsize=8.5,
             va="center",
             annotation_clip=False,
+            # Longer runs go on below the names of shorter ones.
+            bbox=dict(boxstyle="square,pad=0.1", facecolor="white", edgecolor="none", alpha=0.85),
         )
