@@ -43,6 +43,8 @@ class Task:
             it, by a little, can be far behind at its end; but half an hour for each adds up.
         like: Task whose trials choose the settings here too: as many pictures of the same size, which minutes
             of trials teach nothing yet. Empty for trials of its own.
+        ema: The moving average of everyone's weights in a reported run: key of :data:`AVERAGES`. Trials have the
+            first one everywhere.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Task:
     needs_boxes: bool = False
     finalists: int = 1
     like: str = ""
+    ema: str = "steps"
 
     @property
     def of_trials(self) -> Task:
@@ -74,7 +77,7 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("shapes", "embedded set, 160 px", "shapes", 160, 15, 2.5, SHAPES, finalists=2),
+        Task("shapes", "embedded set, 160 px", "shapes", 160, 15, 2.5, SHAPES, finalists=2, ema="share"),
         # Every eighth picture has no person, and few steps are not to be spent on it.
         Task("person", "coco_mini, person, 256 px", "coco_mini", 256, 30, 5, ("person",), True),
         Task("coco80", "coco_mini, 80 classes, 256 px", "coco_mini", 256, 60, 5, like="person"),
@@ -159,6 +162,14 @@ AUGMENTATIONS = ("crop", "flip", "mosaic", "growing")
 ALL_AUGMENTATIONS = (*AUGMENTATIONS, "mosaic_to_the_end")
 
 
+#: Moving averages of the weights: over about 500 steps, and over about a tenth of the steps so far. Where a
+#: fast machine takes thousands of steps, queries that join late would stand in the former half learned.
+AVERAGES = {
+    "steps": dict(ema_type="ExpMomentumEMA", momentum=0.002, gamma=200),
+    "share": dict(ema_type="MomentumAnnealingEMA", momentum=1e-4, gamma=10),
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training, with all that was chosen for it.
@@ -175,7 +186,7 @@ class Run:
         processes: Processes of ``threads`` threads each, over which a step's images are shared.
         threads: Threads of a process.
         options: Overrides of the config's ``model`` and ``optim_wrapper``, as ``--cfg-options``.
-        ema: Whether a moving average of the weights is validated.
+        ema: Which moving average of the weights is validated: key of :data:`AVERAGES`; empty for none.
     """
 
     kind: str
@@ -189,7 +200,7 @@ class Run:
     processes: int = 2
     threads: int = 1
     options: dict[str, Any] = field(default_factory=dict)
-    ema: bool = True
+    ema: str = "steps"
 
     @property
     def label(self) -> str:

@@ -233,7 +233,8 @@ def ablation_runs(
     rate = base_lr(CONFIG) if lr is None else lr
     return [
         Run("ablation", task, name, CONFIG, rate * variant.lr_factor, variant.augmentation, seed,
-            minutes, processes, threads, {**TOGETHER, **variant.options}, variant.ema)
+            minutes, processes, threads, {**TOGETHER, **variant.options},
+            "steps" if variant.ema else "")
         for name, variant in known_variants.items()
         if names is None or name in names
         for seed in (base_seeds if name == "fast" else seeds)

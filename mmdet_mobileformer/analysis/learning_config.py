@@ -17,6 +17,7 @@ from ..models import config_folder
 from ..train.build import read_config
 from .learning import (
     ALL_AUGMENTATIONS,
+    AVERAGES,
     BATCH,
     CROP_FROM,
     NOWHERE,
@@ -173,8 +174,7 @@ def run_config(run: Run, places: Places = NOWHERE) -> Config:
     hooks: list[dict[str, Any]] = [dict(type="NumClassCheckHook")]
     if run.ema:
         hooks.append(
-            dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=0.002, gamma=200,
-                 update_buffers=True, priority=49)
+            dict(type="EMAHook", **AVERAGES[run.ema], update_buffers=True, priority=49)
         )
     if run.augmentation in CROP_FROM:
         share = CROP_FROM[run.augmentation]

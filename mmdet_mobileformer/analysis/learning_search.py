@@ -96,6 +96,7 @@ class Search:
         return Run(
             kind, task.name, self.candidate.name, self.candidate.config, self.base * factor,
             augmentation, seed, minutes, self.settings.processes, self.settings.threads,
+            ema=task.ema if kind == "report" else "steps",
         )
 
     def _reports(self, settings: Iterable[tuple[float, str]]) -> list[Run]:

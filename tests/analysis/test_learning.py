@@ -209,7 +209,7 @@ def test_the_hash_is_of_the_run_and_of_nothing_else() -> None:
     assert first == config_hash(replace(FAST, seed=7)) and len(first) == 12
     for change in (
         dict(lr=2e-3), dict(augmentation="flip"), dict(minutes=2.0), dict(threads=2),
-        dict(processes=1), dict(ema=False), dict(task="person"),
+        dict(processes=1), dict(ema=""), dict(ema="share"), dict(task="person"),
         dict(options={"model.bbox_head.dropout": 0.5}),
     ):
         assert config_hash(replace(FAST, **change)) != first, change
