@@ -53,14 +53,15 @@ optim_wrapper = dict(
         }))
 # The loop sets the learning rate, so there are no schedulers to save.
 default_hooks = dict(checkpoint=dict(save_param_scheduler=False))
-# The average of the weights is what is validated, saved and tested.
+# The average of the weights is what is validated, saved and tested. It is over about a tenth of the steps so far:
+# over a fixed number, queries that join late would stand in it half learned where steps are many.
 custom_hooks = [
     dict(type='NumClassCheckHook'),
     dict(
         type='EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=0.002,
-        gamma=200,
+        ema_type='MomentumAnnealingEMA',
+        momentum=1e-4,
+        gamma=10,
         update_buffers=True,
         priority=49),
 ]
