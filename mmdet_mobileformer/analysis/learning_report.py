@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .learning import CANDIDATES, TASKS
-from .learning_runs import Result, is_current
+from .learning_runs import Result, average_of
 
 _INK, _GRID = "#222222", "#eceff2"
 _OURS = ("#c2410c", "#e8a33d", "#8f1d5c", "#5b4a9e", "#a8a29e")
@@ -28,11 +28,13 @@ class Row:
         others: Those of the settings that were trained for the whole budget, too, one list per settings.
         trials: How many trials chose the settings, on any processor; None for a recipe of before, whose
             trials are not told from those of others.
+        average: The moving average of the weights, a key of AVERAGES; None for a recipe of before.
     """
 
     results: list[Result]
     others: list[list[Result]]
     trials: int | None
+    average: str | None
 
     @property
     def first(self) -> Result:
@@ -42,7 +44,9 @@ class Row:
     @property
     def title(self) -> str:
         """The model's name in tables and pictures."""
-        before = ", a recipe before" if self.trials is None else ""
+        before = ", a recipe before" if self.average is None else ""
+        if self.average not in (None, TASKS[self.first.task].ema):
+            before = ", average of before"
         return f"{CANDIDATES[self.first.model].title}{before}"
 
     @property
@@ -58,14 +62,14 @@ class Row:
 def rows(results: Iterable[Result], task: str) -> list[Row]:
     """Reported results of a task: a row per model and processor, the best AP first.
 
-    Where the recipe has changed since, the last results from before stand in its place, until there are new
-    ones; models that no longer take part are left out.
+    Where the moving average has changed since, or the rest of the recipe, the last results from before stand in
+    its place, until there are new ones; models that no longer take part are left out.
     """
     trials = TASKS[task].of_trials.name
     tried: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
     models: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        if result.kind == "trial" and result.task == trials and is_current(result):
+        if result.kind == "trial" and result.task == trials and average_of(result) is not None:
             tried[result.model].add(result.key)
         elif result.kind == "report" and result.task == task and result.model in CANDIDATES:
             models[result.model, result.cpu].append(result)
@@ -75,8 +79,12 @@ def rows(results: Iterable[Result], task: str) -> list[Row]:
 
 def _row(reports: Sequence[Result], trials: int) -> Row:
     """The row of one model on one processor, and how many trials its model had."""
-    current = [result for result in reports if is_current(result)]
-    shown = current or [r for r in reports if r.config_hash == reports[-1].config_hash]
+    averages = [average_of(result) for result in reports]
+    wanted = TASKS[reports[0].task].ema
+    average = wanted if wanted in averages else next((a for a in averages if a is not None), None)
+    shown = [result for result, its in zip(reports, averages, strict=True) if its == average]
+    if average is None:
+        shown = [r for r in reports if r.config_hash == reports[-1].config_hash]
     settings: dict[str, dict[int, Result]] = defaultdict(dict)
     for result in shown:
         # Of several results of one seed the last counts.
@@ -85,7 +93,7 @@ def _row(reports: Sequence[Result], trials: int) -> Row:
         ([by_seed[seed] for seed in sorted(by_seed)] for by_seed in settings.values()),
         key=lambda seeds: -mean(r.select_ap for r in seeds),
     )
-    return Row(ranked[0], ranked[1:], trials if current else None)
+    return Row(ranked[0], ranked[1:], None if average is None else trials, average)
 
 
 def table(results: Sequence[Result], tasks: Sequence[str] = tuple(TASKS)) -> str:

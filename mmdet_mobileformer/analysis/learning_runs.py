@@ -23,7 +23,7 @@ from ..data.shapes import make_shapes
 from ..train.demo import free_port
 from .benchmark.run import describe_machine
 from .curves import read_log
-from .learning import CANDIDATES, TASKS, Places, Run
+from .learning import AVERAGES, CANDIDATES, TASKS, Places, Run
 from .learning_config import config_hash, run_config, split_training_set
 
 #: Wall time of a run over its minutes: start, validations, tests.
@@ -149,16 +149,19 @@ def find(run: Run, done: Mapping[tuple[str, str, int], Result]) -> Result | None
     return done.get((run.kind, config_hash(run), run.seed))
 
 
-def is_current(result: Result) -> bool:
-    """Whether a result's config and task are as they were when it was trained."""
+def average_of(result: Result) -> str | None:
+    """The moving average a result was trained with, a key of AVERAGES, if all else is as now; else None."""
     candidate = CANDIDATES.get(result.model)
     if candidate is None or candidate.config != result.config:
-        return False
-    run = Run(
-        result.kind, result.task, result.model, result.config, result.lr, result.augmentation, result.seed,
-        result.minutes, result.processes, result.threads,
-    )
-    return config_hash(run) == result.config_hash
+        return None
+    for ema in AVERAGES:
+        run = Run(
+            result.kind, result.task, result.model, result.config, result.lr, result.augmentation, result.seed,
+            result.minutes, result.processes, result.threads, ema=ema,
+        )
+        if config_hash(run) == result.config_hash:
+            return ema
+    return None
 
 
 def this_cpu() -> str:

@@ -41,6 +41,7 @@ from mmdet_mobileformer.analysis.learning_runs import (  # noqa: E402
     Result,
     Settings,
     append_result,
+    average_of,
     execute,
     find,
     known,
@@ -259,6 +260,8 @@ def test_the_search_tries_rates_then_augmentations_then_reports() -> None:
     reports = missing()
     assert {(run.kind, run.minutes, run.lr) for run in reports} == {("report", 15, 2 * rate)}
     assert [run.augmentation for run in reports] == ["mosaic", "crop"]
+    # Trials keep the average that all tasks have there.
+    assert {run.ema for run in first} == {"steps"} and {run.ema for run in reports} == {"share"}
     results.append(result_of(reports[0], 0.45))
     assert missing() == reports[1:]
     results.append(result_of(reports[1], 0.46))
@@ -393,6 +396,38 @@ def test_an_older_recipe_is_shown_until_there_is_a_row_of_the_new_one() -> None:
     assert "| crop | - | 1 |" in table(results)
     (row,) = rows([*results, result_of(run, 0.03)], "person")
     assert row.title == "E2E-MF-52M, fast recipe" and row.select_ap == "0.030" and row.trials == 1
+
+
+def test_a_row_with_the_average_of_before_stands_until_there_is_one_with_the_tasks() -> None:
+    run = Run("report", "shapes", "e2emf_demo", "e2emf_demo", 6e-3, "flip", minutes=15)
+    trial = replace(run, kind="trial", minutes=2.5)
+    results = [result_of(run, 0.05), result_of(replace(run, augmentation="crop"), 0.04), result_of(trial, 0.01)]
+    assert [average_of(result) for result in results] == ["steps"] * 3
+    (row,) = rows(results, "shapes")
+    # Both settings are told from each other, and the trials count.
+    assert row.title == "E2E-MF of make demo, average of before" and row.trials == 1
+    assert row.select_ap == "0.050; 0.040 with 0.006, crop"
+    assert TASKS["shapes"].ema == "share"
+    results.append(result_of(replace(run, ema="share"), 0.03))
+    assert average_of(results[-1]) == "share"
+    (row,) = rows(results, "shapes")
+    assert row.title == "E2E-MF of make demo" and row.select_ap == "0.030" and row.trials == 1
+    assert average_of(replace(results[0], config_hash="older")) is None
+
+
+def test_the_window_of_the_average_grows_with_the_steps() -> None:
+    run = Run("report", "shapes", "e2emf_demo", "e2emf_demo", 6e-3, ema="share")
+    hook = run_config(run).custom_hooks[1]
+    assert hook.type == "EMAHook"
+    average = MODELS.build(
+        dict(type=hook.ema_type, momentum=hook.momentum, gamma=hook.gamma, model=torch.nn.Linear(1, 1))
+    )
+    new = torch.nn.Linear(1, 1)
+    # After 990 steps one more counts a hundredth.
+    average.steps.fill_(990)
+    before = average.module.weight.clone()
+    average.update_parameters(new)
+    assert torch.allclose(average.module.weight, before.lerp(new.weight, 0.01))
 
 
 def test_the_picture_is_drawn_from_the_results(tmp_path: Path) -> None:
