@@ -150,7 +150,9 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 4.8), dpi=130, layout="constrained")
+    # Labels of many rows need the height.
+    height = max(4.8, 0.6 * len(found))
+    figure = Figure(figsize=(8.4, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     colours = {True: list(_OURS), False: list(_PEERS)}
@@ -169,7 +171,7 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
     top = max(max(ap for _, ap in r.curve) for row in found for r in row.results)
     axes.set_xlim(0, right)
     axes.set_ylim(0, max(top * 1.1, 0.01))
-    _label_ends(axes, ends, right, max(top * 1.1, 0.01))
+    _label_ends(axes, ends, right, max(top * 1.1, 0.01) * 4.8 / height)
     axes.set_xlabel("minutes of training, without validation")
     axes.set_ylabel("COCO AP on 200 pictures split off the training set")
     axes.set_title(f"From scratch: {TASKS[task].title}", loc="left", color=_INK, fontsize=11)
@@ -193,7 +195,10 @@ def _mean_curve(seeds: Sequence[Result]) -> tuple[np.ndarray[Any, Any], np.ndarr
 def _label_ends(
     axes: Any, ends: list[tuple[float, float, str, str, str]], right: float, top: float
 ) -> None:
-    """Each line's name, and what goes below it, right of its end; those at one place are moved apart."""
+    """Each line's name, and what goes below it, right of its end; those at one place are moved apart.
+
+    ``top`` is the AP that 4.8 inches show, from which follows how far.
+    """
     gap = (0.1 if any(end[3] for end in ends) else 0.055) * top
     places: dict[int, float] = {}
     for x, y, name, below, colour in sorted(ends, key=lambda end: end[1]):
