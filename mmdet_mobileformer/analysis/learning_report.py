@@ -170,8 +170,9 @@ def plot(results: Sequence[Result], task: str, out_png: str | Path) -> Path:
     right = max(end[0] for end in ends)
     top = max(max(ap for _, ap in r.curve) for row in found for r in row.results)
     axes.set_xlim(0, right)
-    axes.set_ylim(0, max(top * 1.1, 0.01))
-    _label_ends(axes, ends, right, max(top * 1.1, 0.01) * 4.8 / height)
+    limit = max(top * 1.1, 0.01)
+    axes.set_ylim(0, limit)
+    _label_ends(axes, ends, right, limit / height)
     axes.set_xlabel("minutes of training, without validation")
     axes.set_ylabel("COCO AP on 200 pictures split off the training set")
     axes.set_title(f"From scratch: {TASKS[task].title}", loc="left", color=_INK, fontsize=11)
@@ -193,13 +194,11 @@ def _mean_curve(seeds: Sequence[Result]) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 
 def _label_ends(
-    axes: Any, ends: list[tuple[float, float, str, str, str]], right: float, top: float
+    axes: Any, ends: list[tuple[float, float, str, str, str]], right: float, ap_per_inch: float
 ) -> None:
-    """Each line's name, and what goes below it, right of its end; those at one place are moved apart.
-
-    ``top`` is the AP that 4.8 inches show, from which follows how far.
-    """
-    gap = (0.1 if any(end[3] for end in ends) else 0.055) * top
+    """Each line's name, and what goes below it, right of its end; those at one place are moved apart."""
+    inches = 0.48 if any(end[3] for end in ends) else 0.264
+    gap = inches * ap_per_inch
     places: dict[int, float] = {}
     for x, y, name, below, colour in sorted(ends, key=lambda end: end[1]):
         column = round(20 * x / right)
